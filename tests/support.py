@@ -1,0 +1,235 @@
+"""What the tests share: running a child interpreter, a user with a home of their own, trees of files with a known age."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterable, NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROBE = Path(__file__).resolve().parent / "probe.py"
+
+# An hour ago, with a nanosecond part: older than the two seconds below which nothing is archived or trusted, and equal
+# for all files of a tree, as in a container layer, so that no test leans on times that happen to differ.
+OLD = (int(time.time()) - 3600) * 1_000_000_000 + 123_456_789
+
+DEADLINE = 90.0  # seconds; generous, for a loaded machine. Only a failing test waits this long.
+
+
+class Result(NamedTuple):
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """This process's environment without anything that steers Python or this package, and with another home."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "PYCDS_", "XDG_", "COVERAGE", "PYTEST_", "VIRTUAL_ENV", "__PYVENV"))
+    }
+    return kept | {"HOME": str(home)} | extra
+
+
+def run(
+    python: Path | str,
+    *arguments: str | Path,
+    env: dict[str, str],
+    cwd: Path | None = None,
+    input: str | None = None,
+    code: int | None = 0,
+    quiet: bool = True,
+) -> Result:
+    """Run an interpreter to its end. Unless told otherwise it must succeed and write nothing to stderr."""
+    process = subprocess.run(
+        [str(python), *map(str, arguments)],
+        env=env,
+        cwd=cwd,
+        input=input,
+        stdin=None if input is not None else subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+        timeout=600,
+    )
+    result = Result(process.stdout, process.stderr, process.returncode)
+    if code is not None:
+        assert result.returncode == code, f"exit {result.returncode}, not {code}: {result}"
+    if quiet:
+        assert result.stderr == "", f"stderr is not empty: {result.stderr}"
+    return result
+
+
+def until(condition: Callable[[], object], what: str) -> object:
+    """Poll until the condition holds and return its value; fail the test with `what` after the deadline."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {DEADLINE:.0f} s in vain: {what}"
+        time.sleep(0.1)
+
+
+def write(root: Path, files: dict[str, str | bytes]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def age(*roots: Path, moment: int = OLD) -> None:
+    """Give everything in the trees, links and the roots themselves included, the same old modification time."""
+    for root in roots:
+        for folder, _, files in os.walk(root, topdown=False):
+            for name in files:
+                os.utime(os.path.join(folder, name), ns=(moment, moment), follow_symlinks=False)
+            os.utime(folder, ns=(moment, moment))
+
+
+def age_folders(*roots: Path, moment: int = OLD) -> None:
+    """As age(), but only the directories: a changed time of a source would make its pyc invalid."""
+    for root in roots:
+        for folder, _, _ in os.walk(root, topdown=False):
+            os.utime(folder, ns=(moment, moment))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A finished program that imported `probe`: its output and what it says of its modules."""
+
+    result: Result
+    active: bool
+    reason: str | None
+    hits: int
+    misses: int
+    stale: int
+    loaders: dict[str, str]  # module name -> "archive" or the type of its loader
+
+    def served(self) -> set[str]:
+        return {name for name, loader in self.loaders.items() if loader == "archive"}
+
+    def unserved(self) -> set[str]:
+        """Modules with a source file that came the ordinary way."""
+        return {name for name, loader in self.loaders.items() if loader == "SourceFileLoader"}
+
+
+@dataclass
+class User:
+    """Someone who uses one interpreter of the machine: a home, and thereby a cache, of their own."""
+
+    python: Path
+    home: Path
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def env(self, *, plain: bool = False, readonly: bool = False, **extra: str) -> dict[str, str]:
+        wanted = dict(self.extra)
+        if plain:
+            wanted["PYCDS_DISABLE"] = "1"
+        if readonly:
+            wanted["PYCDS_READONLY"] = "1"
+        return environment(self.home, **(wanted | extra))
+
+    def run(
+        self,
+        *arguments: str | Path,
+        plain: bool = False,
+        readonly: bool = False,
+        env: dict[str, str] | None = None,
+        **keywords,
+    ) -> Result:
+        return run(self.python, *arguments, env=self.env(plain=plain, readonly=readonly, **(env or {})), **keywords)
+
+    def observe(self, *arguments: str | Path, env: dict[str, str] | None = None, **keywords) -> Observed:
+        """Run a program that imports probe and read its report."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        report = self.home / f"report-{time.monotonic_ns()}"
+        try:
+            result = self.run(*arguments, env={"PROBE_REPORT": str(report)} | (env or {}), **keywords)
+            told = ast.literal_eval(report.read_text())
+        finally:
+            report.unlink(missing_ok=True)
+        return Observed(result=result, **told)
+
+    def command(self, *arguments: str, **keywords) -> Result:
+        return self.run("-m", "pycds_auto", *arguments, **keywords)
+
+    def status(self, **env: str) -> dict:
+        """`status --json`, asked so that the question itself changes nothing."""
+        return json.loads(self.command("status", "--json", readonly=True, env=env).stdout)
+
+    def build(self, *modules: str) -> Result:
+        return self.command("build", *modules, quiet=False)
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.extra.get("PYCDS_CACHE_DIR") or self.home / ".cache" / "pycds-auto")
+
+    def folder(self) -> Path:
+        """The one sub-folder of the cache, of this interpreter and venv."""
+        (folder,) = self.cache.iterdir()
+        return folder
+
+    def image(self) -> Path:
+        """The image of the variant without -O."""
+        (image,) = self.folder().glob("image-0*")
+        return image
+
+
+def copy_repository(destination: Path) -> Path:
+    """The working tree without what builds and tools leave in it; builds happen in the copy."""
+    ignored = shutil.ignore_patterns(
+        ".git", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.pyc", ".venv", "venv", ".*_cache", ".cache"
+    )
+    shutil.copytree(REPOSITORY, destination, ignore=ignored, symlinks=True)
+    return destination
+
+
+@dataclass
+class Venv:
+    python: Path
+    home: Path  # pip's; its cache is shared by all venvs of the session
+    has_pip: bool
+
+    def pip(self, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Result:
+        command = [self.python, "-m", "pip"] if self.has_pip else [sys.executable, "-m", "pip", "--python", self.python]
+        return run(
+            *command,
+            *arguments,
+            env=environment(self.home, **({"PYCDS_DISABLE": "1"} | (env or {}))),
+            cwd=cwd or self.home,
+            quiet=False,
+        )
+
+    @property
+    def packages(self) -> Path:
+        """site-packages"""
+        (path,) = (self.python.parent.parent / "lib").glob("python3*/site-packages")
+        return path
+
+
+def make_venv(interpreter: Path, path: Path, home: Path) -> Venv:
+    env = environment(home)
+    has_pip = run(interpreter, "-c", "import ensurepip", env=env, code=None, quiet=False).returncode == 0
+    run(interpreter, "-m", "venv", *([] if has_pip else ["--without-pip"]), path, env=env, quiet=False)
+    return Venv(path / "bin" / "python", home, has_pip)
+
+
+def processes_with(mark: str) -> Iterable[tuple[int, list[str]]]:
+    """(pid, command line) of every living process whose environment or command line contains the mark."""
+    wanted = os.fsencode(mark)
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            command = Path("/proc", entry, "cmdline").read_bytes()
+            if command and (wanted in command or wanted in Path("/proc", entry, "environ").read_bytes()):
+                yield int(entry), [os.fsdecode(part) for part in command.rstrip(b"\0").split(b"\0")]
+        except OSError:
+            continue  # ended meanwhile
