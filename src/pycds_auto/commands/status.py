@@ -1,0 +1,166 @@
+"""Says whether imports come from the archive and if not, why; what is archived, and what waits to be."""
+
+import json
+import os
+import stat
+from typing import NamedTuple
+
+from .. import __version__, _loader, spool
+from . import text
+
+LEFT_OUT_SHOWN = 5  # modules named by the text form
+STATE_FILE_LIMIT = 16 << 20  # bytes; a longer state.json isn't one of ours
+
+
+class _Findings(NamedTuple):
+    state: dict  # _loader.state()
+    image: dict | None  # _loader.inspect_image()
+    doubt: str | None  # why there is no image
+    pending: int
+    last: dict | None  # the last rebuild: "at" (Unix seconds), "seconds", "result"
+    left_out: dict[str, str]  # path -> reason
+
+    @property
+    def reason(self) -> str | None:
+        return self.state["reason"] or self.doubt
+
+
+def run(as_json: bool) -> int:
+    """Prints the status of this interpreter and environment."""
+    findings = _look()
+    print(json.dumps(_report(findings), indent=2) if as_json else "\n".join(_lines(findings)))
+    return 0
+
+
+def _look() -> _Findings:
+    state = _loader.state()
+    image, doubt = _inspect(state)
+    record = _read_record(state["state_file"])
+    return _Findings(state, image, doubt, _pending(state["folder"]), _last_rebuild(record), _left_out(record))
+
+
+def _inspect(state: dict) -> tuple[dict | None, str | None]:
+    """The archive's figures, or None and why there are none."""
+    if state["image"] is None:
+        return None, "there is no cache folder"
+    try:
+        return _loader.inspect_image(state["image"], state["identity"]), None
+    except FileNotFoundError:
+        return None, "no image yet"
+    except OSError as error:
+        return None, f"the image can't be read: {error.strerror or error}"
+    except ValueError as error:
+        return None, str(error)
+
+
+def _pending(folder: str | None) -> int:
+    """Modules that were imported from outside the archive and aren't folded in yet, at any optimisation level."""
+    if folder is None:
+        return 0
+    try:
+        return sum(miss.kind == "M" for miss in spool.read(folder))
+    except (OSError, ValueError):
+        return 0
+
+
+def _read_record(path: str | None) -> dict:
+    """The rebuilder's state.json; {} if it is missing, or anything but what a rebuilder writes."""
+    try:
+        # A pipe of that name would block, a device might never end.
+        if path is None or not stat.S_ISREG(os.lstat(path).st_mode):
+            return {}
+        with open(path, "rb") as file:
+            record = json.loads(file.read(STATE_FILE_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _last_rebuild(record: dict) -> dict | None:
+    """The last rebuild; None if there was none, or the record of it is damaged."""
+    last = record.get("last_rebuild")
+    if not isinstance(last, dict):
+        return None
+    at, seconds, result = last.get("at"), last.get("seconds"), last.get("result")
+    if text.iso(at) is None or not text.is_number(seconds) or not isinstance(result, str):
+        return None
+    return {"at": at, "seconds": seconds, "result": result}
+
+
+def _left_out(record: dict) -> dict[str, str]:
+    left_out = record.get("left_out")
+    if not isinstance(left_out, dict):
+        return {}
+    return {path: reason for path, reason in left_out.items() if isinstance(reason, str)}
+
+
+def _report(findings: _Findings) -> dict:
+    """What `--json` prints; its keys are a contract."""
+    state, image, last = findings.state, findings.image, findings.last
+    return {
+        "active": state["active"],
+        "reason": findings.reason,
+        "python": state["python"],
+        "prefix": state["prefix"],
+        "cache_dir": state["folder"],
+        "image": image
+        and {
+            "path": state["image"],
+            "bytes": image["bytes"],
+            "modules": image["modules"],
+            "encoding": image["encoding"],
+            "built": text.iso(image["built"]),
+        },
+        "pending_misses": findings.pending,
+        "last_rebuild": last and {**last, "at": text.iso(last["at"])},
+    }
+
+
+def _lines(findings: _Findings) -> list[str]:
+    """The form for people: a headline, then one labelled line a subject."""
+    state, left_out = findings.state, findings.left_out
+    headline = "active: imports come from the archive" if state["active"] else f"not active: {findings.reason}"
+    lines = [f"pycds-auto {__version__} is {text.printable(headline)}"]
+
+    def say(label: str, value: str) -> None:
+        lines.append(f"  {label:<13} {text.printable(value)}")
+
+    say("Python", state["python"] or "unknown")
+    say("environment", state["prefix"])
+    say("cache folder", state["folder"] or "none (PYCDS_CACHE_DIR can name one)")
+    say("archive", _archive_line(findings))
+    say("waiting", _waiting_line(findings))
+    say("last rebuild", _rebuild_line(findings.last))
+    if state["validate"] == "trust":
+        say("validation", "off (PYCDS_VALIDATE=trust): a changed file isn't noticed")
+    if left_out:
+        say("left out", f"{text.count(len(left_out), 'module')}, imported the ordinary way")
+        for path, reason in list(left_out.items())[:LEFT_OUT_SHOWN]:
+            say("", f"{path}: {reason}")
+        if len(left_out) > LEFT_OUT_SHOWN:
+            say("", f"and {len(left_out) - LEFT_OUT_SHOWN:,} more")
+    lines.append("To switch it off for one run, set PYCDS_DISABLE=1.")
+    return lines
+
+
+def _archive_line(findings: _Findings) -> str:
+    image = findings.image
+    if image is None:
+        told_by_the_headline = not findings.state["active"] and findings.doubt == findings.reason
+        return "none" if told_by_the_headline else f"none: {findings.doubt}"
+    figures = f"{text.count(image['modules'], 'module')}, {text.size(image['bytes'])}, {image['encoding']} encoding"
+    return f"{figures}, built {text.when(image['built'])}"
+
+
+def _waiting_line(findings: _Findings) -> str:
+    line = "nothing"
+    if findings.pending:
+        line = f"{text.count(findings.pending, 'module')} to be added by a coming run, or now by `build`"
+    reason = findings.state["record_reason"]
+    return f"{line}; not recording: {reason}" if reason else line
+
+
+def _rebuild_line(last: dict | None) -> str:
+    if last is None:
+        return "none yet"
+    return f"{text.when(last['at'])}, {last['result']}, took {text.duration(last['seconds'])}"
