@@ -1,0 +1,74 @@
+"""What the sections share: the target, the programs, prepared caches, and the results for pyperf."""
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pyperf
+
+from benchmarks.processes import run
+from benchmarks.programs import Program
+from benchmarks.sampling import Case, Outcome, interleave
+from benchmarks.serving import Cache, prepare
+from benchmarks.target import Setting, Target
+
+
+class Options(NamedTuple):
+    """What the command line asked for."""
+
+    rounds: int
+    control: bool
+    breakdown: bool
+
+
+class Bench:
+    """One benchmark run."""
+
+    def __init__(self, target: Target, programs: list[Program], workspace: str, options: Options) -> None:
+        self.target = target
+        self.programs = programs
+        self.workspace = workspace
+        self.options = options
+        self.outcomes: list[Outcome] = []
+        self.background = 0  # processes that timed processes left behind
+
+    def setting(self, name: str, extra: dict[str, str] | None = None) -> Setting:
+        """A setting with a cache folder of its own, which doesn't exist yet."""
+        folder = os.path.join(self.workspace, "caches", name)
+        return Setting(self.target, folder, extra or {}, self.options.control)
+
+    @functools.cached_property
+    def cache(self) -> Cache:
+        """The cache with all programs in one image, as a venv's user has it; prepared when first asked for."""
+        self.tell("preparing pycs and the image of all programs")
+        return prepare(self.programs, self.setting("all"))
+
+    def whole_process(self, arguments: list[str], environment: dict[str, str]) -> float:
+        """Seconds from before the start of a process to after its end."""
+        finished = run(arguments, environment)
+        self.background += finished.background
+        return finished.seconds
+
+    def measure(self, section: str, cases: Iterable[Case], rounds: int, unit: str = "second") -> list[Outcome]:
+        """Interleave the cases and keep their values for pyperf's JSON."""
+        self.tell(f"{section}: {rounds} rounds")
+        begin = time.monotonic()
+        outcomes = interleave(section, cases, rounds, unit)
+        self.outcomes += outcomes
+        self.tell(f"{section}: done in {time.monotonic() - begin:.0f} s")
+        return outcomes
+
+    def tell(self, message: str) -> None:
+        """Progress, on stderr."""
+        print(message, file=sys.stderr, flush=True)
+
+    def suites(self) -> dict[str, pyperf.BenchmarkSuite]:
+        """A suite per contender, so that `pyperf compare_to` can set one against the other."""
+        benchmarks: dict[str, list[pyperf.Benchmark]] = {}
+        for outcome in self.outcomes:
+            for label, benchmark in outcome.benchmarks.items():
+                benchmarks.setdefault(label, []).append(benchmark)
+        return {label: pyperf.BenchmarkSuite(found) for label, found in benchmarks.items()}
