@@ -7,9 +7,15 @@ With PROBE_REPORT it also writes, at exit, which loaders the modules have and wh
 import atexit
 import importlib
 import os
+import re
 import sys
 import traceback
 from importlib.machinery import SourceFileLoader
+
+
+def clean(text):
+    """Without addresses."""
+    return re.sub(r"\b0x[0-9a-f]+", "0x...", text)
 
 
 def kind(loader):
@@ -19,7 +25,7 @@ def kind(loader):
 
 
 def describe(module):
-    print("module", module.__name__, repr(module))
+    print("module", module.__name__, clean(repr(module)))
     for name in ("__file__", "__cached__", "__package__", "__doc__"):
         print("  ", name, repr(getattr(module, name, "(none)")))
     path = getattr(module, "__path__", None)

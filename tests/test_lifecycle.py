@@ -1,0 +1,440 @@
+"""Install, run twice, and imports come from the archive: with plain defaults and nothing else to do."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support import (
+    DEADLINE,
+    User,
+    age,
+    make_venv,
+    processes_with,
+    run,
+    until,
+    write,
+)
+
+# Modules of the standard library with many others behind them, pure Python and extension modules.
+PROGRAM = """\
+import probe
+import argparse, asyncio, bz2, csv, decimal, difflib, email.message, fractions, http.client, json, logging.config
+import lib.one, lib.two
+print(json.dumps({"one": lib.one.VALUE, "two": lib.two.VALUE}), fractions.Fraction("1/3"), decimal.Decimal("1.10"))
+print(http.client.responses[404], email.message.Message().as_string() == "\\n")
+"""
+LIBRARY = {"lib/__init__.py": "", "lib/one.py": "VALUE = 1\n", "lib/two.py": "from .one import VALUE\n"}
+
+
+@pytest.fixture
+def program(programs: Path) -> Path:
+    write(programs, LIBRARY | {"app.py": PROGRAM})
+    age(programs)
+    return programs / "app.py"
+
+
+def at_start(user: User) -> set[str]:
+    """Modules that are there before a program's first import."""
+    return set(run(user.python, "-c", "import sys; print(*sys.modules)", env=user.env(plain=True)).stdout.split())
+
+
+def wait_for_image(user: User) -> dict:
+    """The status, once a background rebuild has made an image and is over."""
+
+    def ready() -> dict | None:
+        status = user.status()
+        return status if status["image"] and status["active"] and status["last_rebuild"] else None
+
+    return until(ready, "no background rebuild made an image")
+
+
+def learned(user: User, program: Path, **keywords) -> None:
+    """Run a program as a user does, until it misses nothing."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        user.run(program, **keywords)
+        wait_for_image(user)
+        observed = user.observe(program, readonly=True, **keywords)
+        if observed.misses == 0:
+            return
+        assert time.monotonic() < end, f"still missed after {DEADLINE:.0f} s: {observed}"
+        time.sleep(0.5)
+
+
+def test_install_and_run(user: User, program: Path) -> None:
+    """The second or third run is served, and nothing else about it differs."""
+    plain = user.run(program, plain=True)
+    start = at_start(user)
+
+    first = user.observe(program)
+    assert first.result == plain
+    assert first.hits == 0 and first.misses > 50
+    assert not first.served()
+
+    status = wait_for_image(user)
+    assert status["reason"] is None
+    assert status["cache_dir"] == str(user.folder()) and user.folder().parent == user.home / ".cache/pycds-auto"
+    assert status["image"]["path"] == str(user.image())
+    assert status["image"]["bytes"] == user.image().stat().st_size
+    assert status["image"]["modules"] > 50
+    assert status["last_rebuild"]["result"].startswith("ok")
+    assert status["prefix"] == str(user.python.parent.parent)
+
+    second = user.observe(program)
+    wait_for_image(user)
+    third = user.observe(program)
+    assert second.active and third.active
+    assert second.result == third.result == plain
+    imported = {name for name in third.loaders if name not in start}
+    assert third.unserved() & imported == set(), "source modules that came the ordinary way"
+    assert third.misses == 0 and third.stale == 0
+    assert third.hits >= len(third.served()) > 50
+    assert {"lib", "lib.one", "lib.two", "asyncio", "email.message"} <= third.served()
+    assert third.loaders == first.loaders | {name: "archive" for name in third.served()}
+    assert "ExtensionFileLoader" in {loader for name, loader in third.loaders.items() if name in imported}
+
+
+def test_stats_of_a_process_without_a_cache(user: User) -> None:
+    code = "import pycds_auto; print(pycds_auto.stats())"
+    assert eval(user.run("-c", code, plain=True).stdout)["active"] is False
+    stats = eval(user.run("-c", code).stdout)
+    assert set(stats) == {"active", "reason", "hits", "misses", "stale"}
+    assert stats["active"] is False and isinstance(stats["reason"], str) and stats["hits"] == 0
+
+
+def test_start_imports_nothing(user: User, program: Path) -> None:
+    """Activation loads our extension module and nothing else, with and without an image."""
+    code = "import sys; print(*sys.modules)"
+    plain = at_start(user)
+    assert set(user.run("-c", code, readonly=True).stdout.split()) - plain <= {"pycds_auto", "pycds_auto._loader"}
+    user.observe(program)
+    user.build()
+    with_image = set(user.run("-c", code, readonly=True).stdout.split())
+    assert with_image - plain <= {"pycds_auto", "pycds_auto._loader"}
+    assert "pycds_auto._loader" in with_image
+
+
+def test_finder_stands_directly_before_the_path_finder(user: User, program: Path) -> None:
+    user.run(program)
+    user.build()
+    code = "import sys; print(*[getattr(f, '__name__', type(f).__name__) for f in sys.meta_path])"
+    plain = user.run("-c", code, plain=True).stdout.split()
+    finders = user.run("-c", code, readonly=True).stdout.split()
+    (ours,) = [name for name in finders if name not in plain]
+    at = plain.index("PathFinder")
+    assert finders == [*plain[:at], ours, *plain[at:]] and at > 0
+
+
+def test_files_are_private_and_few(user: User, program: Path) -> None:
+    for option in ((), ("-O",), ("-OO",)):
+        user.run(*option, program)
+        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+    folder = user.folder()
+    until(lambda: not list(processes_with(str(folder))), "a rebuilder does not end")
+    for path in [user.cache, folder]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+    files = list(folder.iterdir())
+    assert len(files) <= 6, files
+    assert len([file for file in files if file.name.startswith("image-")]) == 3
+    for file in files:
+        assert stat.S_ISREG(file.lstat().st_mode) and stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert [path.name for path in user.cache.iterdir()] == [folder.name]
+    assert {path.name for path in user.home.iterdir()} == {".cache"}
+
+
+def test_umask_does_not_matter(user: User, program: Path) -> None:
+    code = f"import os, runpy, sys; os.umask(0); sys.path.insert(0, {str(program.parent)!r}); runpy.run_path({str(program)!r})"
+    user.run("-c", code)
+    wait_for_image(user)
+    until(lambda: not list(processes_with(str(user.folder()))), "a rebuilder does not end")
+    assert stat.S_IMODE(user.folder().stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in user.folder().iterdir()} == {0o600}
+
+
+def test_new_modules_join(user: User, program: Path) -> None:
+    """What a program comes to import later is in the image soon; what it imported before stays."""
+    learned(user, program)
+    modules = user.status()["image"]["modules"]
+    more = program.with_name("more.py")
+    write(program.parent, {"later.py": "import wave, lib.three\n", "lib/three.py": "VALUE = 3\n"})
+    write(program.parent, {"more.py": PROGRAM + "import later\nprint(later.wave.__name__)\n"})
+    age(program.parent)
+    learned(user, more)
+    observed = user.observe(more, readonly=True)
+    assert {"later", "lib.three", "wave", "lib.one"} <= observed.served()
+    assert user.status()["image"]["modules"] > modules
+    assert observed.result == user.run(more, plain=True)
+
+
+def test_edited_module_is_served_again(user: User, program: Path) -> None:
+    learned(user, program)
+    (program.parent / "lib/one.py").write_text("VALUE = 1234\n")
+    edited = user.observe(program, readonly=True)
+    assert '{"one": 1234, "two": 1234}' in edited.result.stdout
+    assert edited.stale >= 1 and "lib.one" not in edited.served()
+    time.sleep(2.1)  # it must not be young when it is read
+    user.run(program)
+    user.build()
+    again = user.observe(program, readonly=True)
+    assert again.result == edited.result
+    assert "lib.one" in again.served() and again.stale == 0 and again.misses == 0
+
+
+def test_young_modules_are_not_archived(user: User, program: Path) -> None:
+    """What was written within two seconds may change again without a trace; the build waits rather than trust it."""
+    (program.parent / "lib/one.py").write_text("VALUE = 5\n")
+    user.run(program)
+    user.build()
+    observed = user.observe(program, readonly=True)
+    assert '"one": 5' in observed.result.stdout
+    folder_age = time.time() - (program.parent / "lib/one.py").stat().st_mtime
+    assert "lib.one" not in observed.served() or folder_age > 2
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
+def test_misses_of_a_killed_process_are_not_lost(user: User, program: Path, end: str) -> None:
+    killed = program.with_name("killed.py")
+    write(killed.parent, {"killed.py": PROGRAM + f"import os\n{end}\n"})
+    age(killed.parent)
+    user.run(killed, code=None, env={"PYTHONFAULTHANDLER": ""}, quiet=False)
+    status = user.status()
+    assert status["pending_misses"] > 50 and status["image"] is None
+    assert list(processes_with(str(user.folder()))) == [], "a killed process started something"
+    user.build()
+    assert user.status()["pending_misses"] == 0
+    observed = user.observe(program, readonly=True)
+    assert observed.misses == 0 and {"lib.one", "asyncio"} <= observed.served()
+
+
+def test_misses_of_killed_servers_are_folded_by_a_later_process(user: User, program: Path) -> None:
+    """No one runs `build`: a process that ends in the ordinary way finds what the killed one left."""
+    killed = program.with_name("killed.py")
+    write(killed.parent, {"killed.py": PROGRAM + "import os\nos._exit(0)\n", "other.py": "import probe, pprint\n"})
+    age(killed.parent)
+    user.run(killed)
+    assert user.status()["image"] is None
+    user.run(killed.with_name("other.py"))
+    wait_for_image(user)
+    observed = user.observe(killed.with_name("app.py"), readonly=True)
+    assert {"lib.one", "asyncio"} <= observed.served() and observed.misses == 0
+
+
+# A command that adopts what its children leave behind (a subreaper), waits for all of it, and counts: a process that
+# the program detached cannot escape, however short it lives. Prints a list of the adopted processes' life spans.
+REAPER = """\
+import ctypes, json, os, subprocess, sys, time
+assert ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+count = int(sys.argv[1])
+started = {}
+for _ in range(count):
+    child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    started[child.pid] = child
+adopted, statuses = {}, []
+children = f"/proc/self/task/{os.getpid()}/children"
+while True:
+    now = time.monotonic()
+    for pid in map(int, open(children).read().split()):
+        if pid not in started:
+            adopted.setdefault(pid, [now, now])
+    try:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        break
+    if pid == 0:
+        time.sleep(0.002)
+    elif pid in started:
+        started[pid].returncode = status
+        statuses.append(status)
+    else:
+        adopted.setdefault(pid, [now, now])[1] = time.monotonic()
+print(json.dumps({"adopted": sorted(adopted.values()), "statuses": statuses}))
+"""
+
+
+def adopted(user: User, count: int, *arguments: str | Path, env: dict[str, str] | None = None) -> list[list[float]]:
+    """Run a program `count` times at once; the life spans of the processes that it left behind."""
+    whole = user.env(**(env or {}))
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", REAPER, str(count), str(user.python), *map(str, arguments)],
+        env=whole | ({"PYCDS_DISABLE": "1"} if user.python == Path(sys.executable) else {}),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.stderr == "" and process.returncode == 0, process
+    told = json.loads(process.stdout)
+    assert told["statuses"] == [0] * count
+    return told["adopted"]
+
+
+def most_at_once(spans: list[list[float]]) -> int:
+    return max((sum(begin <= other[0] < end or other[0] == begin for begin, end in spans) for other in spans), default=0)
+
+
+def test_one_process_starts_one_rebuilder(user: User, program: Path) -> None:
+    """... which starts none itself; and when there is nothing to fold, none is started at all."""
+    assert len(adopted(user, 1, program)) == 1
+    assert user.status()["active"]
+    learned(user, program)
+    assert adopted(user, 1, program) == []
+    assert adopted(user, 1, program, env={"PYCDS_READONLY": "1"}) == []
+
+
+def test_nothing_is_started_where_it_is_not_wanted(user: User, program: Path) -> None:
+    assert adopted(user, 1, program, env={"PYCDS_READONLY": "1"}) == []
+    assert adopted(user, 1, program, env={"PYCDS_DISABLE": "1"}) == []
+    assert adopted(user, 1, "-S", program) == []
+    assert not user.cache.exists()
+
+
+def test_no_storm(user: User, program: Path) -> None:
+    """Twenty processes that end together: one rebuilder at a time, and every one of them ends well."""
+    spans = adopted(user, 20, program)
+    assert spans, "no rebuilder was started"
+    assert most_at_once(spans) == 1, spans
+    assert user.status()["active"]
+    assert len(list(user.folder().iterdir())) <= 6
+
+
+def test_no_storm_from_a_young_module(user: User, program: Path) -> None:
+    """Files being edited don't cause a rebuild in each run."""
+    learned(user, program)
+    for number in range(5):
+        (program.parent / "lib/one.py").write_text(f"VALUE = {number}\n")
+        assert adopted(user, 1, program) == []
+
+
+def test_output_captured_by_a_shell_ends_at_once(user: User, program: Path) -> None:
+    """x=$(python app.py): the rebuilder outlives the program, and holds no pipe, no terminal and no folder of it."""
+    # Modules just written keep the rebuilder waiting until they are two seconds old: time to look at it.
+    for attempt in range(5):
+        mark = f"mark-{attempt}"
+        (program.parent / "lib/one.py").write_text("VALUE = 1\n")
+        result = user.run(program, env={"PYCDS_CACHE_DIR": str(user.home / mark), "MARK": mark}, cwd=program.parent)
+        assert result.stdout.startswith('{"one": 1')
+        alive = [found for pid, _ in processes_with(f"{user.home}/{mark}") if (found := inspected(pid))]
+        if alive:
+            break
+    else:
+        pytest.fail("no rebuilder was seen alive after its program")
+    assert len(alive) == 1
+    (rebuilder,) = alive
+    assert rebuilder["session"] == rebuilder["pid"] != os.getsid(0)
+    assert rebuilder["terminal"] == 0
+    assert rebuilder["nice"] > 0
+    assert rebuilder["cwd"] == "/"
+    descriptors = rebuilder["descriptors"]
+    assert {descriptors[number] for number in (0, 1, 2)} == {"/dev/null"}
+    allowed = (f"{user.home}/{mark}", "/dev/null", str(user.python.parent.parent), str(program.parent))
+    foreign = [path for path in descriptors.values() if not path.startswith(allowed)]
+    assert not [path for path in foreign if path.startswith(("pipe:", "socket:", "/dev/pts", "/dev/tty"))], descriptors
+    until(lambda: not list(processes_with(f"{user.home}/{mark}")), "the rebuilder does not end")
+
+
+def inspected(pid: int) -> dict | None:
+    """What /proc tells of a process; None if it has ended."""
+    try:
+        name_and_rest = Path(f"/proc/{pid}/stat").read_text()
+        fields = name_and_rest.rpartition(")")[2].split()  # from the state on: proc(5)'s field 3
+        descriptors = {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        return {
+            "pid": pid,
+            "session": int(fields[3]),
+            "terminal": int(fields[4]),
+            "nice": int(fields[16]),
+            "cwd": os.readlink(f"/proc/{pid}/cwd"),
+            "descriptors": descriptors,
+        }
+    except OSError:
+        return None
+
+
+def test_interrupted_rebuilder_does_no_harm(user: User, program: Path) -> None:
+    """Killed while it works, it leaves what the next one needs, and no file of its own for long."""
+    for _ in range(5):
+        (program.parent / "lib/one.py").write_text("VALUE = 1\n")  # keeps it waiting
+        user.run(program)
+        victims = [pid for pid, _ in processes_with(str(user.folder()))]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        if victims:
+            break
+        user.command("clear", quiet=False)
+    else:
+        pytest.fail("no rebuilder was seen alive")
+    assert user.status()["pending_misses"] > 50
+    user.build()
+    observed = user.observe(program, readonly=True)
+    assert observed.misses == 0 and "asyncio" in observed.served()
+    assert len(list(user.folder().iterdir())) <= 6
+
+
+def test_build_commands(user: User, program: Path) -> None:
+    """`build MODULE...` and `build -- COMMAND...` need no earlier run."""
+    user.build("fractions", "email.message")
+    code = "import probe, fractions, email.message"
+    observed = user.observe("-c", code, readonly=True, cwd=program.parent)
+    assert {"fractions", "decimal", "email.message"} <= observed.served()
+    result = user.command("build", "--", str(user.python), str(program), quiet=False)
+    assert result.stdout.startswith(user.run(program, plain=True).stdout)
+    observed = user.observe(program, readonly=True)
+    assert observed.misses == 0 and "lib.one" in observed.served()
+
+
+def test_clear(user: User, program: Path) -> None:
+    user.run(program)
+    user.build()
+    assert user.status()["image"]
+    user.command("clear", quiet=False)
+    assert [path for path in user.cache.rglob("*") if path.name.startswith("image")] == []
+    status = user.status()
+    assert status["image"] is None and not status["active"] and status["reason"]
+    assert user.run(program, readonly=True) == user.run(program, plain=True)
+
+
+def test_archive_serves_without_pycs(user: User, program: Path) -> None:
+    """The rebuilder and the archive write no pyc, and an archive needs none."""
+    user.extra["PYTHONDONTWRITEBYTECODE"] = "1"
+    user.run(program)
+    user.build()
+    observed = user.observe(program, readonly=True)
+    assert observed.misses == 0 and {"lib", "lib.one", "lib.two"} <= observed.served()
+    assert not list(program.parent.rglob("*.pyc"))
+
+
+def test_pycs_are_written_as_ever(user: User, program: Path) -> None:
+    """What is missed is imported the ordinary way, pyc included."""
+    user.run(program)
+    written = {path.relative_to(program.parent) for path in program.parent.rglob("*.pyc")}
+    shutil.rmtree(program.parent / "__pycache__")
+    shutil.rmtree(program.parent / "lib/__pycache__")
+    user.run(program, plain=True)
+    assert written == {path.relative_to(program.parent) for path in program.parent.rglob("*.pyc")} != set()
+
+
+def test_two_venvs_do_not_share(user: User, program: Path, tmp_path: Path) -> None:
+    """Same interpreter, same home, another prefix: a folder of its own."""
+    other = make_venv(user.python, tmp_path / "other", tmp_path)
+    for name in ("pycds_auto", "platformdirs", "filelock"):
+        shutil.copytree(_packages(user.python) / name, other.packages / name)
+    for name in ("pycds_auto.pth", "pycds_auto.start"):
+        shutil.copy(_packages(user.python) / name, other.packages / name)
+    user.run(program)
+    user.build()
+    stranger = User(other.python, user.home)
+    assert stranger.status()["image"] is None
+    assert stranger.observe(program, readonly=True).hits == 0
+    assert stranger.status()["cache_dir"] != user.status()["cache_dir"]
+
+
+def _packages(python: Path) -> Path:
+    (path,) = (python.parent.parent / "lib").glob("python3*/site-packages")
+    return path
