@@ -1,0 +1,737 @@
+/* The finder: a memoised importlib.machinery.PathFinder.
+
+   It stands directly before PathFinder in sys.meta_path and does what PathFinder.find_spec does: it asks each path
+   entry in order (Lib/importlib/_bootstrap_external.py, PathFinder._get_spec, 3.11 to 3.13). Where the entry's finder
+   is a FileFinder as the interpreter makes them, and the image holds the listing of its directory, one stat proves the
+   listing and the entry is answered from it, as FileFinder.find_spec would: directory with __init__ first, then files
+   by suffix, then a namespace portion. Everything else, and every doubt, is asked of the entry's own finder, in its
+   place in the order. Finding nothing, we return None, and PathFinder looks again, so that what a program sees of a
+   failed import (caches, errors, the finders behind) is plain Python's own doing. */
+#include "state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checksum.h"
+#include "recorder.h"
+
+typedef struct {
+    PyObject_HEAD
+} finder_object;
+
+/* One look-up on its way. */
+struct search {
+    PyObject *full_name, *target; /* borrowed */
+    const char *tail; /* what follows the last dot, utf-8 */
+    size_t tail_bytes;
+    uint32_t hash;
+};
+
+enum answer {
+    ANSWER_ERROR = -1, /* exception set */
+    ANSWER_NOT_HERE, /* proved */
+    ANSWER_FOUND, /* *result is a spec */
+    ANSWER_PORTION, /* *result is a list of namespace portions */
+    ANSWER_ASK, /* not proved: ask the entry's finder */
+};
+
+/* stat without the interpreter's lock, as os.stat does: a slow file system holds up this thread only. */
+static int
+stat_unlocked(const char *path, struct stat *status)
+{
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = stat(path, status);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+/* ---- specs, as importlib's spec_from_file_location makes them ---- */
+
+/* A ModuleSpec(name, loader, origin=origin) with a file. New reference. */
+static PyObject *
+make_spec(loader_state *state, PyObject *name, PyObject *loader, PyObject *origin)
+{
+    PyObject *arguments[] = {name, loader, origin};
+    PyObject *keywords = PyTuple_Pack(1, state->strings.origin);
+    if (keywords == NULL) {
+        return NULL;
+    }
+    PyObject *spec = PyObject_Vectorcall(state->module_spec, arguments, 2, keywords);
+    Py_DECREF(keywords);
+    if (spec != NULL && PyObject_SetAttr(spec, state->strings.set_fileattr, Py_True) != 0) {
+        Py_CLEAR(spec);
+    }
+    return spec;
+}
+
+/* Sets spec._cached to what importlib.util.cache_from_source(origin) says; left to importlib where a prefix is set. */
+static int
+set_cached(loader_state *state, PyObject *spec, const char *folder, size_t folder_bytes, const char *stem)
+{
+    PyObject *prefix = PySys_GetObject("pycache_prefix");
+    if (prefix != Py_None) {
+        return RET_OK;
+    }
+    char text[PYCDS_PATH_BYTES + 512];
+    int bytes = snprintf(
+        text, sizeof(text), "%.*s/__pycache__/%s%s", (int)folder_bytes, folder, stem, state->cached_suffix);
+    if (bytes < 0 || (size_t)bytes >= sizeof(text)) {
+        return RET_OK;
+    }
+    PyObject *cached = PyUnicode_DecodeUTF8(text, bytes, "strict");
+    int result = cached == NULL ? RET_ERROR : PyObject_SetAttr(spec, state->strings.cached, cached);
+    Py_XDECREF(cached);
+    return result;
+}
+
+/* Is the code of the source `path` in the image (however old)? */
+static bool
+is_archived(loader_state *state, const char *path, size_t path_bytes)
+{
+    if (!session_serves(state->session)) {
+        return false;
+    }
+    const struct module_record *module = image_module(&state->session->image, path, path_bytes);
+    return module != NULL && !(module->flags & MODULE_LEFT_OUT);
+}
+
+static void
+note_miss(loader_state *state, const char *path)
+{
+    state->session->misses++;
+    recorder_note(state->session, MISS_MODULE, path);
+}
+
+/* The spec of a source file folder/stem.py; `is_package`: stem is "__init__". `module`: its record or NULL. */
+static PyObject *
+source_spec(
+    loader_state *state, const struct search *search, const char *folder, size_t folder_bytes, const char *stem,
+    size_t stem_bytes, bool is_package, const struct module_record *module)
+{
+    char path[PYCDS_PATH_BYTES + 512];
+    int bytes = snprintf(path, sizeof(path), "%.*s/%.*s.py", (int)folder_bytes, folder, (int)stem_bytes, stem);
+    if (bytes < 0 || (size_t)bytes >= PYCDS_PATH_BYTES) {
+        PyErr_SetString(PyExc_OSError, "path too long");
+        return NULL;
+    }
+    PyObject *origin = PyUnicode_DecodeUTF8(path, bytes, "strict");
+    if (origin == NULL) {
+        return NULL;
+    }
+    bool archived = module != NULL && !(module->flags & MODULE_LEFT_OUT);
+    PyObject *arguments[] = {search->full_name, origin};
+    PyObject *loader =
+        PyObject_Vectorcall(archived ? state->loader_type : state->source_file_loader, arguments, 2, NULL);
+    PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin);
+    Py_XDECREF(loader);
+    Py_DECREF(origin);
+    if (spec == NULL) {
+        return NULL;
+    }
+    char stem_text[512];
+    if (stem_bytes < sizeof(stem_text)) {
+        memcpy(stem_text, stem, stem_bytes);
+        stem_text[stem_bytes] = '\0';
+        if (set_cached(state, spec, folder, folder_bytes, stem_text) != RET_OK) {
+            Py_DECREF(spec);
+            return NULL;
+        }
+    }
+    if (is_package) {
+        PyObject *location = PyUnicode_DecodeUTF8(folder, (Py_ssize_t)folder_bytes, "strict");
+        PyObject *locations = location == NULL ? NULL : PyList_New(1);
+        if (locations == NULL) {
+            Py_XDECREF(location);
+            Py_DECREF(spec);
+            return NULL;
+        }
+        PyList_SET_ITEM(locations, 0, location);
+        int result = PyObject_SetAttr(spec, state->strings.locations, locations);
+        Py_DECREF(locations);
+        if (result != 0) {
+            Py_DECREF(spec);
+            return NULL;
+        }
+    }
+    if (!archived) {
+        note_miss(state, path);
+    }
+    return spec;
+}
+
+static PyObject *
+extension_spec(loader_state *state, const struct search *search, const struct path_entry *entry, int suffix)
+{
+    PyObject *origin = PyUnicode_FromFormat("%s/%s%s", entry->path, search->tail, state->extension_suffixes[suffix]);
+    if (origin == NULL) {
+        return NULL;
+    }
+    PyObject *arguments[] = {search->full_name, origin};
+    PyObject *loader = PyObject_Vectorcall(state->extension_file_loader, arguments, 2, NULL);
+    PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin);
+    Py_XDECREF(loader);
+    Py_DECREF(origin);
+    return spec;
+}
+
+/* ---- one path entry, from its listing ---- */
+
+/* Does the directory still have the listing of the image? One stat. */
+static bool
+prove(loader_state *state, const struct directory_record *directory, const char *path)
+{
+    struct stat now;
+    return state->session->settings.trust || (stat_unlocked(path, &now) == 0 && directory_matches(directory, &now));
+}
+
+static void
+note_directory(loader_state *state, const char *path)
+{
+    recorder_note(state->session, MISS_DIRECTORY, path[0] ? path : "/");
+}
+
+/* What FileFinder.find_spec would say of a name in a proved listing. */
+static enum answer
+answer_from_listing(
+    loader_state *state, const struct search *search, const struct path_entry *entry,
+    const struct listing_name *name, PyObject **result)
+{
+    struct image *image = &state->session->image;
+    bool is_portion = false;
+    char folder[PYCDS_PATH_BYTES];
+    if (name->flags & (NAME_BYTECODE | NAME_UNCERTAIN)) {
+        return ANSWER_ASK;
+    }
+    if (name->flags & NAME_DIRECTORY) {
+        if ((size_t)snprintf(folder, sizeof(folder), "%s/%s", entry->path, search->tail) >= sizeof(folder)) {
+            return ANSWER_ASK;
+        }
+        const struct directory_record *directory =
+            name->directory == 0 ? NULL : image_directory_at(image, name->directory - 1);
+        const struct listing *listing = directory == NULL ? NULL : image_listing(image, directory);
+        if (listing == NULL || directory->path_bytes != strlen(folder)
+            || memcmp(image_text(image, directory->path), folder, directory->path_bytes) != 0
+            || !prove(state, directory, folder)) {
+            if (directory == NULL || !(directory->flags & DIRECTORY_LEFT_OUT)) {
+                struct stat status; /* a name without a suffix may be any file: only folders are worth a record */
+                if (stat(folder, &status) == 0 && S_ISDIR(status.st_mode)) {
+                    note_directory(state, folder);
+                }
+            }
+            return ANSWER_ASK;
+        }
+        static const char init[] = "__init__";
+        const struct listing_name *package =
+            listing_find(listing, init, sizeof(init) - 1, (uint32_t)pycds_checksum(init, sizeof(init) - 1));
+        if (package != NULL && (package->flags & ~NAME_DIRECTORY) != 0) {
+            if ((package->flags & ~NAME_DIRECTORY) != NAME_SOURCE) {
+                return ANSWER_ASK;
+            }
+            const struct module_record *module =
+                package->module == 0 ? NULL : image_module_at(image, package->module - 1);
+            *result = source_spec(state, search, folder, strlen(folder), init, sizeof(init) - 1, true, module);
+            return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+        }
+        is_portion = true;
+    }
+    if (name->flags & NAME_EXTENSIONS) {
+        int suffix = 0;
+        while (!(name->flags >> (NAME_EXTENSION_SHIFT + suffix) & 1)) {
+            suffix++;
+        }
+        if ((size_t)suffix >= state->extension_suffix_count) {
+            return ANSWER_ASK;
+        }
+        *result = extension_spec(state, search, entry, suffix);
+        return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+    }
+    if (name->flags & NAME_SOURCE) {
+        const struct module_record *module = name->module == 0 ? NULL : image_module_at(image, name->module - 1);
+        *result = source_spec(
+            state, search, entry->path, entry->path_bytes, search->tail, search->tail_bytes, false, module);
+        return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+    }
+    if (is_portion) {
+        *result = Py_BuildValue("[s]", folder);
+        return *result == NULL ? ANSWER_ERROR : ANSWER_PORTION;
+    }
+    return ANSWER_NOT_HERE;
+}
+
+/* ---- path entries ---- */
+
+/* Learns what a FileFinder's directory is in the image. Returns the entry; NULL: exception. */
+static struct path_entry *
+learn_entry(loader_state *state, PyObject *finder)
+{
+    if (state->entry_count == state->entry_capacity) {
+        size_t capacity = state->entry_capacity ? 2 * state->entry_capacity : 64;
+        struct path_entry *grown = PyMem_Realloc(state->entries, capacity * sizeof(*grown));
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        state->entries = grown;
+        state->entry_capacity = capacity;
+    }
+    PyObject *finder_path = PyObject_GetAttr(finder, state->strings.path);
+    PyObject *loaders = finder_path == NULL ? NULL : PyObject_GetAttr(finder, state->strings.loaders);
+    int standard = loaders == NULL ? -1 : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
+    Py_XDECREF(loaders);
+    PyObject *index = standard < 0 ? NULL : PyLong_FromSize_t(state->entry_count);
+    if (index == NULL || PyDict_SetItem(state->entry_index, finder, index) != 0) {
+        Py_XDECREF(index);
+        Py_XDECREF(finder_path);
+        return NULL;
+    }
+    Py_DECREF(index);
+    struct path_entry *entry = &state->entries[state->entry_count++];
+    memset(entry, 0, sizeof(*entry));
+    entry->finder = Py_NewRef(finder);
+    entry->finder_path = finder_path;
+    if (standard == 0 || !PyUnicode_CheckExact(finder_path)) {
+        return entry;
+    }
+    Py_ssize_t bytes;
+    const char *text = PyUnicode_AsUTF8AndSize(finder_path, &bytes);
+    if (text == NULL) {
+        PyErr_Clear(); /* a path with undecodable bytes */
+        return entry;
+    }
+    if (bytes == 0 || text[0] != '/' || bytes >= PYCDS_PATH_BYTES || strlen(text) != (size_t)bytes) {
+        return entry;
+    }
+    while (bytes > 0 && text[bytes - 1] == '/') {
+        bytes--;
+    }
+    entry->path = PyMem_Malloc((size_t)bytes + 1);
+    if (entry->path == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(entry->path, text, (size_t)bytes);
+    entry->path[bytes] = '\0';
+    entry->path_bytes = (size_t)bytes;
+    if (session_serves(state->session)) {
+        struct image *image = &state->session->image;
+        entry->directory = image_directory(image, entry->path, entry->path_bytes);
+        entry->listing = entry->directory == NULL ? NULL : image_listing(image, entry->directory);
+        entry->noted = entry->directory != NULL && entry->directory->flags & DIRECTORY_LEFT_OUT;
+    }
+    return entry;
+}
+
+/* The entry of a finder; NULL with an exception, or NULL without one: not a FileFinder, ask it. */
+static struct path_entry *
+entry_of(loader_state *state, PyObject *finder)
+{
+    if ((PyObject *)Py_TYPE(finder) != state->file_finder) {
+        return NULL;
+    }
+    PyObject *index = PyDict_GetItemWithError(state->entry_index, finder);
+    if (index != NULL) {
+        return &state->entries[PyLong_AsSize_t(index)];
+    }
+    /* the bound: a program that empties sys.path_importer_cache again and again makes new finders without end */
+    return PyErr_Occurred() || state->entry_count >= 4096 ? NULL : learn_entry(state, finder);
+}
+
+/* Do sys.path_hooks start with the interpreter's own two, so that a directory is theirs whatever follows? */
+static bool
+hooks_are_standard(loader_state *state)
+{
+    PyObject *hooks = PySys_GetObject("path_hooks");
+    return hooks != NULL && PyList_CheckExact(hooks) && PyList_GET_SIZE(hooks) >= 2 && state->zipimporter != NULL
+           && state->standard_hook != NULL && PyList_GET_ITEM(hooks, 0) == state->zipimporter
+           && PyList_GET_ITEM(hooks, 1) == state->standard_hook;
+}
+
+/* PathFinder._path_importer_cache(entry): the finder of a path entry, made and remembered if need be. For a directory
+   that the image knows and that is there, the hooks' answer is known without asking them (zipimporter refuses a
+   directory, FileFinder takes it). New reference; Py_None: no finder. */
+static PyObject *
+finder_for(loader_state *state, PyObject *cache, PyObject *entry)
+{
+    if (PyUnicode_GET_LENGTH(entry) > 0) {
+        PyObject *finder = PyDict_GetItemWithError(cache, entry);
+        if (finder != NULL) {
+            return Py_NewRef(finder);
+        }
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+        if (session_serves(state->session) && hooks_are_standard(state)) {
+            Py_ssize_t bytes;
+            struct stat now;
+            const char *text = PyUnicode_AsUTF8AndSize(entry, &bytes);
+            if (text == NULL) {
+                PyErr_Clear();
+            }
+            else if (
+                bytes > 1 && text[0] == '/' && text[bytes - 1] != '/' && strlen(text) == (size_t)bytes
+                && image_directory(&state->session->image, text, (size_t)bytes) != NULL
+                && stat_unlocked(text, &now) == 0 && S_ISDIR(now.st_mode)) {
+                PyObject *arguments[4] = {entry};
+                size_t count = 1;
+                for (; count < 4 && (Py_ssize_t)count <= PyTuple_GET_SIZE(state->loader_details); count++) {
+                    arguments[count] = PyTuple_GET_ITEM(state->loader_details, count - 1);
+                }
+                finder = PyObject_Vectorcall(state->file_finder, arguments, count, NULL);
+                if (finder != NULL && PyDict_SetItem(cache, entry, finder) != 0) {
+                    Py_CLEAR(finder);
+                }
+                return finder;
+            }
+        }
+    }
+    return PyObject_CallOneArg(state->plain_path_importer_cache, entry);
+}
+
+/* Asks an entry's own finder, and reads its spec as PathFinder._get_spec does. */
+static enum answer
+ask(loader_state *state, const struct search *search, PyObject *finder, PyObject **result)
+{
+    PyObject *arguments[] = {finder, search->full_name, search->target};
+    PyObject *spec = PyObject_VectorcallMethod(state->strings.find_spec, arguments, 3, NULL);
+    if (spec == NULL || spec == Py_None) {
+        Py_XDECREF(spec);
+        return spec == NULL ? ANSWER_ERROR : ANSWER_NOT_HERE;
+    }
+    PyObject *loader = PyObject_GetAttr(spec, state->strings.loader);
+    if (loader == NULL) {
+        Py_DECREF(spec);
+        return ANSWER_ERROR;
+    }
+    if (loader == Py_None) {
+        PyObject *portions = PyObject_GetAttr(spec, state->strings.locations);
+        Py_DECREF(loader);
+        Py_DECREF(spec);
+        if (portions == Py_None) {
+            Py_DECREF(portions);
+            PyErr_SetString(PyExc_ImportError, "spec missing loader");
+            return ANSWER_ERROR;
+        }
+        *result = portions;
+        return portions == NULL ? ANSWER_ERROR : ANSWER_PORTION;
+    }
+    enum answer answer = ANSWER_FOUND;
+    if ((PyObject *)Py_TYPE(loader) == state->source_file_loader
+        && (PyObject *)Py_TYPE(finder) == state->file_finder) {
+        /* found the ordinary way; its code may be in the image all the same */
+        PyObject *path = PyObject_GetAttr(loader, state->strings.path);
+        Py_ssize_t bytes = 0;
+        const char *text = path != NULL && PyUnicode_CheckExact(path) ? PyUnicode_AsUTF8AndSize(path, &bytes) : NULL;
+        if (text == NULL) {
+            PyErr_Clear();
+        }
+        else if (is_archived(state, text, (size_t)bytes)) {
+            PyObject *loader_arguments[] = {search->full_name, path};
+            PyObject *ours = PyObject_Vectorcall(state->loader_type, loader_arguments, 2, NULL);
+            if (ours == NULL || PyObject_SetAttr(spec, state->strings.loader, ours) != 0) {
+                answer = ANSWER_ERROR;
+            }
+            Py_XDECREF(ours);
+        }
+        else if (text[0] == '/') {
+            note_miss(state, text);
+        }
+        Py_XDECREF(path);
+    }
+    Py_DECREF(loader);
+    if (answer == ANSWER_ERROR) {
+        Py_DECREF(spec);
+        return answer;
+    }
+    *result = spec;
+    return answer;
+}
+
+static enum answer
+search_entry(loader_state *state, const struct search *search, PyObject *cache, PyObject *path, PyObject **result)
+{
+    PyObject *finder = finder_for(state, cache, path);
+    if (finder == NULL || finder == Py_None) {
+        Py_XDECREF(finder);
+        return finder == NULL ? ANSWER_ERROR : ANSWER_NOT_HERE;
+    }
+    enum answer answer = ANSWER_ASK;
+    struct path_entry *known = entry_of(state, finder);
+    if (known == NULL && PyErr_Occurred()) {
+        answer = ANSWER_ERROR;
+    }
+    else if (known != NULL && known->path != NULL) {
+        /* A copy: below the lock is released and Python code runs, and the array may move. `path` stays. */
+        const struct path_entry entry = *known;
+        const size_t index = (size_t)(known - state->entries);
+        bool proved = false;
+        if (entry.listing != NULL) {
+            const struct listing_name *name =
+                listing_find(entry.listing, search->tail, search->tail_bytes, search->hash);
+            PyObject *path_now = PyObject_GetAttr(finder, state->strings.path);
+            Py_XDECREF(path_now);
+            if (path_now != entry.finder_path) {
+                PyErr_Clear(); /* somebody changed the finder */
+            }
+            else if (prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
+                proved = true;
+                answer = name == NULL ? ANSWER_NOT_HERE : answer_from_listing(state, search, &entry, name, result);
+            }
+        }
+        if (!proved) {
+            state->entries[index].listing = NULL; /* for good: the finder's own cache serves from here on */
+            if (!entry.noted) {
+                state->entries[index].noted = true;
+                note_directory(state, entry.path);
+            }
+        }
+    }
+    if (answer == ANSWER_ASK) {
+        answer = ask(state, search, finder, result);
+    }
+    Py_DECREF(finder);
+    return answer;
+}
+
+/* ---- find_spec ---- */
+
+/* Do we stand directly before PathFinder? A finder that a program put between is asked in its turn. */
+static bool
+stands_before_path_finder(loader_state *state, PyObject *self)
+{
+    PyObject *finders = PySys_GetObject("meta_path");
+    if (finders == NULL || !PyList_Check(finders)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i + 1 < PyList_GET_SIZE(finders); i++) {
+        if (PyList_GET_ITEM(finders, i) == self) {
+            return PyList_GET_ITEM(finders, i + 1) == state->path_finder;
+        }
+    }
+    return false;
+}
+
+/* The namespace package of all portions, as at the end of PathFinder.find_spec. */
+static PyObject *
+namespace_spec(loader_state *state, const struct search *search, PyObject *portions)
+{
+    PyObject *spec = PyObject_CallFunctionObjArgs(state->module_spec, search->full_name, Py_None, NULL);
+    PyObject *path = spec == NULL ? NULL
+                                  : PyObject_CallFunctionObjArgs(
+                                      state->namespace_path, search->full_name, portions, state->plain_get_spec, NULL);
+    if (path == NULL || PyObject_SetAttr(spec, state->strings.locations, path) != 0) {
+        Py_CLEAR(spec);
+    }
+    Py_XDECREF(path);
+    return spec;
+}
+
+static PyObject *
+search_path(loader_state *state, const struct search *search, PyObject *cache, PyObject *path)
+{
+    PyObject *portions = NULL, *spec = NULL;
+    PyObject *entries = PyObject_GetIter(path);
+    if (entries == NULL) {
+        return NULL;
+    }
+    PyObject *entry;
+    while ((entry = PyIter_Next(entries)) != NULL) {
+        PyObject *result = NULL;
+        enum answer answer = ANSWER_NOT_HERE;
+        if (PyUnicode_CheckExact(entry)) {
+            answer = search_entry(state, search, cache, entry, &result);
+        }
+        else if (PyUnicode_Check(entry)) {
+            /* a subclass may compare as it likes: all of this look-up is PathFinder's */
+            Py_DECREF(entry);
+            Py_CLEAR(portions);
+            break;
+        }
+        Py_DECREF(entry);
+        if (answer == ANSWER_ERROR) {
+            goto failed;
+        }
+        if (answer == ANSWER_FOUND) {
+            spec = result;
+            break;
+        }
+        if (answer == ANSWER_PORTION) {
+            if (portions == NULL && (portions = PyList_New(0)) == NULL) {
+                Py_DECREF(result);
+                goto failed;
+            }
+            PyObject *extended = PyObject_CallMethod(portions, "extend", "O", result);
+            Py_DECREF(result);
+            if (extended == NULL) {
+                goto failed;
+            }
+            Py_DECREF(extended);
+        }
+    }
+    if (PyErr_Occurred()) {
+        goto failed;
+    }
+    Py_DECREF(entries);
+    if (spec == NULL && portions != NULL && PyList_GET_SIZE(portions) > 0) {
+        spec = namespace_spec(state, search, portions);
+        if (spec == NULL) {
+            Py_DECREF(portions);
+            return NULL;
+        }
+    }
+    Py_XDECREF(portions);
+    return spec == NULL ? Py_NewRef(Py_None) : spec;
+failed:
+    Py_DECREF(entries);
+    Py_XDECREF(portions);
+    return NULL;
+}
+
+PyDoc_STRVAR(
+    find_spec_doc,
+    "find_spec($self, fullname, path=None, target=None, /)\n--\n\n"
+    "The spec that importlib.machinery.PathFinder.find_spec would return, or None to leave the answer to it.");
+
+static PyObject *
+finder_find_spec(
+    PyObject *self, PyTypeObject *type, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"fullname", "path", "target"};
+    PyObject *values[3] = {NULL, Py_None, Py_None};
+    if (count > 3) {
+        PyErr_SetString(PyExc_TypeError, "find_spec() takes at most 3 arguments");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        values[i] = arguments[i];
+    }
+    for (Py_ssize_t i = 0; keywords != NULL && i < PyTuple_GET_SIZE(keywords); i++) {
+        int slot = 0;
+        while (slot < 3 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, i), names[slot]) != 0) {
+            slot++;
+        }
+        if (slot == 3 || slot < count) {
+            PyErr_Format(
+                PyExc_TypeError, "find_spec() got an unexpected or repeated argument %R",
+                PyTuple_GET_ITEM(keywords, i));
+            return NULL;
+        }
+        values[slot] = arguments[count + i];
+    }
+    if (values[0] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "find_spec() needs a module name");
+        return NULL;
+    }
+    loader_state *state = PyType_GetModuleState(type);
+    struct search search = {.full_name = values[0], .target = values[2]};
+    PyObject *cache = PySys_GetObject("path_importer_cache");
+    Py_ssize_t bytes;
+    if (state == NULL || state->session == NULL || !PyUnicode_CheckExact(search.full_name) || cache == NULL
+        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self) || !importlib_is_untouched(state)) {
+        Py_RETURN_NONE;
+    }
+    const char *name = PyUnicode_AsUTF8AndSize(search.full_name, &bytes);
+    if (name == NULL) {
+        PyErr_Clear(); /* lone surrogates */
+        Py_RETURN_NONE;
+    }
+    const char *dot = strrchr(name, '.');
+    search.tail = dot == NULL ? name : dot + 1;
+    search.tail_bytes = strlen(search.tail);
+    if (strlen(name) != (size_t)bytes || search.tail_bytes == 0 || search.tail_bytes > 255) {
+        Py_RETURN_NONE;
+    }
+    search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
+    PyObject *path = values[1] == Py_None ? PySys_GetObject("path") : values[1];
+    if (path == NULL) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(path);
+    Py_INCREF(cache);
+    PyObject *spec = search_path(state, &search, cache, path);
+    Py_DECREF(cache);
+    Py_DECREF(path);
+    return spec;
+}
+
+PyDoc_STRVAR(
+    invalidate_caches_doc,
+    "invalidate_caches($self, /)\n--\n\n"
+    "Does nothing: listings are proved at each use, and finders on path entries hear of it from PathFinder.");
+
+static PyObject *
+finder_invalidate_caches(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    Py_RETURN_NONE;
+}
+
+static void
+finder_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef finder_methods[] = {
+    {"find_spec", (PyCFunction)(void (*)(void))finder_find_spec, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     find_spec_doc},
+    {"invalidate_caches", finder_invalidate_caches, METH_NOARGS, invalidate_caches_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    finder_doc, "The meta path finder of pycds-auto: a memoised importlib.machinery.PathFinder, directly before it.");
+
+static PyType_Slot finder_slots[] = {
+    {Py_tp_doc, (void *)finder_doc},
+    {Py_tp_methods, finder_methods},
+    {Py_tp_dealloc, finder_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec finder_spec = {
+    .name = "pycds_auto._loader.Finder",
+    .basicsize = sizeof(finder_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = finder_slots,
+};
+
+PyObject *
+make_finder_type(PyObject *module)
+{
+    return PyType_FromModuleAndSpec(module, &finder_spec, NULL);
+}
+
+void
+finder_clear(loader_state *state)
+{
+    for (size_t i = 0; i < state->entry_count; i++) {
+        Py_CLEAR(state->entries[i].finder);
+        Py_CLEAR(state->entries[i].finder_path);
+        PyMem_Free(state->entries[i].path);
+        state->entries[i].path = NULL;
+    }
+    state->entry_count = 0;
+    Py_CLEAR(state->entry_index);
+    PyMem_Free(state->entries);
+    state->entries = NULL;
+    state->entry_capacity = 0;
+}
+
+int
+finder_traverse(loader_state *state, visitproc visit, void *arg)
+{
+    for (size_t i = 0; i < state->entry_count; i++) {
+        Py_VISIT(state->entries[i].finder);
+        Py_VISIT(state->entries[i].finder_path);
+    }
+    Py_VISIT(state->entry_index);
+    return 0;
+}

@@ -1,0 +1,224 @@
+/* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and tells when a program has
+   replaced one: from then on everything goes the ordinary way. */
+#include "state.h"
+
+#include <string.h>
+
+#define EXTERNAL_FILE "<frozen importlib._bootstrap_external>"
+
+static const struct {
+    enum guarded_index owner;
+    const char *name;
+    bool expected; /* false: must not be there (a subclass that starts to override) */
+} watched[] = {
+    {GUARDED_PATH_FINDER, "find_spec", true},
+    {GUARDED_PATH_FINDER, "_get_spec", true},
+    {GUARDED_PATH_FINDER, "_path_importer_cache", true},
+    {GUARDED_PATH_FINDER, "_path_hooks", true},
+    {GUARDED_FILE_FINDER, "__init__", true},
+    {GUARDED_FILE_FINDER, "find_spec", true},
+    {GUARDED_FILE_FINDER, "_get_spec", true},
+    {GUARDED_FILE_FINDER, "_fill_cache", true},
+    {GUARDED_FILE_FINDER, "path_hook", true},
+    {GUARDED_FILE_LOADER, "__init__", true},
+    {GUARDED_FILE_LOADER, "get_filename", true},
+    {GUARDED_FILE_LOADER, "get_data", true},
+    {GUARDED_SOURCE_LOADER, "get_code", true},
+    {GUARDED_SOURCE_LOADER, "source_to_code", true},
+    {GUARDED_SOURCE_FILE_LOADER, "path_stats", true},
+    {GUARDED_SOURCE_FILE_LOADER, "_cache_bytecode", true},
+    {GUARDED_SOURCE_FILE_LOADER, "__init__", false},
+    {GUARDED_SOURCE_FILE_LOADER, "get_code", false},
+    {GUARDED_SOURCE_FILE_LOADER, "get_filename", false},
+    {GUARDED_SOURCE_FILE_LOADER, "get_data", false},
+    {GUARDED_SOURCE_FILE_LOADER, "source_to_code", false},
+};
+_Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUARDED_ATTRIBUTES is too small");
+
+/* Is it a function, or classmethod of one, that the interpreter itself brought? */
+static int
+is_frozen_function(PyObject *attribute)
+{
+    PyObject *function = Py_NewRef(attribute);
+    if (!PyFunction_Check(attribute)) {
+        Py_SETREF(function, PyObject_GetAttrString(attribute, "__func__"));
+    }
+    if (function == NULL || !PyFunction_Check(function)) {
+        PyErr_Clear();
+        Py_XDECREF(function);
+        return 0;
+    }
+    /* FileLoader.get_filename is wrapped by _check_name, from the same file */
+    PyObject *file = PyObject_GetAttrString(PyFunction_GET_CODE(function), "co_filename");
+    int same = file != NULL && PyUnicode_CompareWithASCIIString(file, EXTERNAL_FILE) == 0;
+    Py_XDECREF(file);
+    Py_DECREF(function);
+    return same;
+}
+
+/* importlib's dictionary of a class, borrowed. */
+static PyObject *
+dictionary_of(PyTypeObject *type)
+{
+    return type->tp_dict; /* these are classes made in Python: theirs is not per interpreter */
+}
+
+static int
+take(PyObject *external, const char *name, PyObject **to)
+{
+    *to = PyObject_GetAttrString(external, name);
+    return *to == NULL ? RET_ERROR : RET_OK;
+}
+
+/* FileFinder._loaders of a finder made by the interpreter, and the extension suffixes out of it. */
+static int
+take_loaders(loader_state *state, PyObject *external)
+{
+    PyObject *details = PyObject_CallMethod(external, "_get_supported_file_loaders", NULL);
+    if (details == NULL) {
+        return RET_ERROR;
+    }
+    state->loader_details = PySequence_Tuple(details);
+    Py_DECREF(details);
+    state->standard_loaders = PyList_New(0);
+    if (state->loader_details == NULL || state->standard_loaders == NULL) {
+        return RET_ERROR;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state->loader_details); i++) {
+        PyObject *loader, *suffixes;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(state->loader_details, i), "OO!", &loader, &PyList_Type, &suffixes)) {
+            return RET_ERROR;
+        }
+        for (Py_ssize_t j = 0; j < PyList_GET_SIZE(suffixes); j++) {
+            PyObject *suffix = PyList_GET_ITEM(suffixes, j);
+            PyObject *pair = PyTuple_Pack(2, suffix, loader);
+            if (pair == NULL || PyList_Append(state->standard_loaders, pair) != 0) {
+                Py_XDECREF(pair);
+                return RET_ERROR;
+            }
+            Py_DECREF(pair);
+            if (loader == state->extension_file_loader) {
+                const char *text = PyUnicode_AsUTF8(suffix);
+                size_t slot = state->extension_suffix_count;
+                if (text == NULL || slot >= 8 || strlen(text) >= sizeof(state->extension_suffixes[0])) {
+                    PyErr_SetString(PyExc_RuntimeError, "unexpected extension suffixes");
+                    return RET_ERROR;
+                }
+                strcpy(state->extension_suffixes[slot], text);
+                state->extension_suffix_count++;
+            }
+        }
+    }
+    return RET_OK;
+}
+
+/* The interpreter's own FileFinder hook among sys.path_hooks, told by its code object: made by FileFinder.path_hook,
+   with the interpreter's loaders in its closure. */
+static int
+take_hook(loader_state *state)
+{
+    PyObject *hooks = PySys_GetObject("path_hooks");
+    if (hooks == NULL || !PyList_Check(hooks)) {
+        return RET_OK;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(hooks); i++) {
+        PyObject *hook = PyList_GET_ITEM(hooks, i);
+        if (PyType_Check(hook) && strcmp(((PyTypeObject *)hook)->tp_name, "zipimporter") == 0) {
+            Py_XSETREF(state->zipimporter, Py_NewRef(hook));
+        }
+        else if (PyFunction_Check(hook) && is_frozen_function(hook)) {
+            Py_XSETREF(state->standard_hook, Py_NewRef(hook));
+            break;
+        }
+    }
+    return RET_OK;
+}
+
+int
+guard_importlib(loader_state *state, const char **reason)
+{
+    PyObject *external = PyImport_GetModule(PyUnicode_InternFromString("_frozen_importlib_external"));
+    PyObject *bootstrap = PyImport_GetModule(PyUnicode_InternFromString("_frozen_importlib"));
+    int result = RET_ERROR;
+    *reason = NULL;
+    if (external == NULL || bootstrap == NULL) {
+        *reason = "importlib is not the interpreter's own";
+        goto done;
+    }
+    PyObject *types[GUARDED_TYPES] = {0};
+    static const char *const names[GUARDED_TYPES] = {
+        "PathFinder", "FileFinder", "FileLoader", "SourceLoader", "SourceFileLoader"};
+    for (int i = 0; i < GUARDED_TYPES; i++) {
+        if (take(external, names[i], &types[i]) != RET_OK) {
+            goto done;
+        }
+        if (!PyType_Check(types[i])) {
+            *reason = "importlib is not the interpreter's own";
+            goto done;
+        }
+        state->guarded[i].type = (PyTypeObject *)types[i];
+    }
+    state->path_finder = Py_NewRef(types[GUARDED_PATH_FINDER]);
+    state->file_finder = Py_NewRef(types[GUARDED_FILE_FINDER]);
+    state->source_file_loader = Py_NewRef(types[GUARDED_SOURCE_FILE_LOADER]);
+    if (take(external, "ExtensionFileLoader", &state->extension_file_loader) != RET_OK
+        || take(external, "_NamespacePath", &state->namespace_path) != RET_OK
+        || take(bootstrap, "ModuleSpec", &state->module_spec) != RET_OK
+        || take(state->source_file_loader, "get_code", &state->plain_get_code) != RET_OK
+        || take(state->path_finder, "_path_importer_cache", &state->plain_path_importer_cache) != RET_OK
+        || take(state->path_finder, "_get_spec", &state->plain_get_spec) != RET_OK
+        || take_loaders(state, external) != RET_OK || take_hook(state) != RET_OK) {
+        goto done;
+    }
+    for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
+        struct guarded_attribute *attribute = &state->attributes[i];
+        attribute->owner = watched[i].owner;
+        attribute->name = PyUnicode_InternFromString(watched[i].name);
+        if (attribute->name == NULL) {
+            goto done;
+        }
+        PyObject *original =
+            PyDict_GetItemWithError(dictionary_of(state->guarded[watched[i].owner].type), attribute->name);
+        if ((original != NULL) != watched[i].expected || (original != NULL && !is_frozen_function(original))) {
+            *reason = "importlib was patched before pycds-auto was activated";
+            goto done;
+        }
+        attribute->original = Py_XNewRef(original);
+        state->attribute_count = i + 1;
+    }
+    result = RET_OK;
+done:
+    Py_XDECREF(external);
+    Py_XDECREF(bootstrap);
+    return result;
+}
+
+bool
+importlib_is_untouched(loader_state *state)
+{
+    bool same_tags = true;
+    for (int i = 0; i < GUARDED_TYPES; i++) {
+        unsigned int tag = state->guarded[i].type->tp_version_tag;
+        same_tags = same_tags && tag != 0 && tag == state->guarded[i].checked_tag;
+    }
+    if (same_tags) {
+        return true;
+    }
+    for (size_t i = 0; i < state->attribute_count; i++) {
+        const struct guarded_attribute *attribute = &state->attributes[i];
+        PyObject *now =
+            PyDict_GetItemWithError(dictionary_of(state->guarded[attribute->owner].type), attribute->name);
+        if (now != attribute->original) {
+            PyErr_Clear();
+            return false;
+        }
+    }
+    for (int i = 0; i < GUARDED_TYPES; i++) {
+        /* a look-up gives the class a tag if it has none */
+        PyObject *looked_up = PyObject_GetAttrString((PyObject *)state->guarded[i].type, "__doc__");
+        Py_XDECREF(looked_up);
+        PyErr_Clear();
+        state->guarded[i].checked_tag = state->guarded[i].type->tp_version_tag;
+    }
+    return true;
+}

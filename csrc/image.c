@@ -1,0 +1,429 @@
+#include "image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "checksum.h"
+
+int64_t
+stat_mtime_ns(const struct stat *status)
+{
+#ifdef __APPLE__
+    return (int64_t)status->st_mtimespec.tv_sec * 1000000000 + status->st_mtimespec.tv_nsec;
+#else
+    return (int64_t)status->st_mtim.tv_sec * 1000000000 + status->st_mtim.tv_nsec;
+#endif
+}
+
+int64_t
+stat_ctime_ns(const struct stat *status)
+{
+#ifdef __APPLE__
+    return (int64_t)status->st_ctimespec.tv_sec * 1000000000 + status->st_ctimespec.tv_nsec;
+#else
+    return (int64_t)status->st_ctim.tv_sec * 1000000000 + status->st_ctim.tv_nsec;
+#endif
+}
+
+/* Is [offset, offset + bytes) inside the image? Safe against overflow. */
+static bool
+inside(const struct image *image, uint64_t offset, uint64_t bytes)
+{
+    return offset <= image->size && bytes <= image->size - offset;
+}
+
+static bool
+is_power_of_two_or_zero(uint32_t n)
+{
+    return (n & (n - 1)) == 0;
+}
+
+/* The checks of the header that need only the mapping; NULL or a reason. */
+static const char *
+check_header(const struct image *image, const char *identity)
+{
+    const struct image_header *header = image->header;
+    if (image->size < sizeof(*header) || memcmp(header->magic, PYCDS_IMAGE_MAGIC, sizeof(header->magic)) != 0) {
+        return "image damaged: it does not start as an image of pycds-auto";
+    }
+    if (header->byte_order != PYCDS_BYTE_ORDER) {
+        return "image of a machine with another byte order";
+    }
+    if (header->format != PYCDS_IMAGE_FORMAT) {
+        return "image of another release of pycds-auto";
+    }
+    if (header->file_bytes != image->size) {
+        return "image damaged: its size is not the one in its header";
+    }
+    if (header->header_bytes != sizeof(*header) || !inside(image, sizeof(*header), header->identity_bytes)
+        || header->identity_bytes > 1 << 16) {
+        return "image damaged: header";
+    }
+    unsigned char stack_copy[4096];
+    size_t covered = sizeof(*header) + header->identity_bytes;
+    unsigned char *copy = covered <= sizeof(stack_copy) ? stack_copy : malloc(covered);
+    if (copy == NULL) {
+        return "out of memory";
+    }
+    memcpy(copy, image->bytes, covered);
+    memset(copy + offsetof(struct image_header, header_checksum), 0, sizeof(header->header_checksum));
+    bool sound = pycds_checksum(copy, covered) == header->header_checksum;
+    if (copy != stack_copy) {
+        free(copy);
+    }
+    if (!sound) {
+        return "image damaged: header checksum";
+    }
+    if (!is_power_of_two_or_zero(header->module_buckets) || !is_power_of_two_or_zero(header->directory_buckets)
+        || header->module_table % 16 || header->modules % 16 || header->directory_table % 16
+        || header->directories % 16
+        || !inside(image, header->module_table, (uint64_t)header->module_buckets * sizeof(uint32_t))
+        || !inside(image, header->modules, (uint64_t)header->module_count * sizeof(struct module_record))
+        || !inside(image, header->directory_table, (uint64_t)header->directory_buckets * sizeof(uint32_t))
+        || !inside(image, header->directories, (uint64_t)header->directory_count * sizeof(struct directory_record))) {
+        return "image damaged: tables";
+    }
+    if (header->encoding != IMAGE_ENCODING_MARSHAL) {
+        return "image with an encoding that this release does not know";
+    }
+    if (identity != NULL
+        && (strlen(identity) != header->identity_bytes
+            || memcmp(image->bytes + sizeof(*header), identity, header->identity_bytes) != 0)) {
+        return "image of another interpreter, environment or set of options";
+    }
+    return NULL;
+}
+
+const char *
+image_open(struct image *image, const char *path, const char *identity, bool *missing)
+{
+    memset(image, 0, sizeof(*image));
+    *missing = false;
+    /* O_NONBLOCK: a fifo in the image's place must not hold the program up. */
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        if (errno == ENOENT) {
+            *missing = true;
+            return "no image yet";
+        }
+        return errno == ELOOP ? "image refused: it is a symbolic link" : "image cannot be opened";
+    }
+    struct stat status;
+    const char *reason = NULL;
+    if (fstat(fd, &status) != 0) {
+        reason = "image cannot be examined";
+    }
+    else if (!S_ISREG(status.st_mode)) {
+        reason = "image refused: it is not a regular file";
+    }
+    else if (status.st_uid != geteuid() && status.st_uid != 0) {
+        reason = "image refused: it belongs to another user";
+    }
+    else if (status.st_mode & (S_IWGRP | S_IWOTH)) {
+        reason = "image refused: others may write it";
+    }
+    else if (status.st_size < (off_t)sizeof(struct image_header)) {
+        reason = "image damaged: it is too short";
+    }
+    if (reason == NULL) {
+        void *map = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (map == MAP_FAILED) {
+            reason = "image cannot be mapped";
+        }
+        else {
+            image->bytes = map;
+            image->size = (size_t)status.st_size;
+            image->header = map;
+            image->file_mtime_ns = stat_mtime_ns(&status);
+            image->file_inode = (uint64_t)status.st_ino;
+            reason = check_header(image, identity);
+            if (reason == NULL) {
+                uint64_t bits = 2 * ((uint64_t)image->header->module_count + image->header->directory_count);
+                image->verified = calloc(bits / 8 + 1, 1);
+                if (image->verified == NULL) {
+                    reason = "out of memory";
+                }
+            }
+            if (reason != NULL) {
+                image_close(image);
+            }
+        }
+    }
+    close(fd);
+    return reason;
+}
+
+void
+image_close(struct image *image)
+{
+    if (image->bytes != NULL) {
+        munmap((void *)image->bytes, image->size);
+    }
+    free(image->verified);
+    memset(image, 0, sizeof(*image));
+}
+
+/* The `verified` bit of one of the four kinds of things. */
+enum verified_kind { VERIFIED_MODULE, VERIFIED_PAYLOAD, VERIFIED_DIRECTORY, VERIFIED_LISTING };
+
+static uint64_t
+verified_bit(const struct image *image, enum verified_kind kind, uint32_t index)
+{
+    const uint64_t modules = image->header->module_count;
+    const uint64_t directories = image->header->directory_count;
+    const uint64_t starts[] = {0, modules, 2 * modules, 2 * modules + directories};
+    return starts[kind] + index;
+}
+
+static bool
+is_verified(const struct image *image, uint64_t bit)
+{
+    return image->verified[bit / 8] >> bit % 8 & 1;
+}
+
+static void
+set_verified(struct image *image, uint64_t bit)
+{
+    image->verified[bit / 8] |= (unsigned char)(1 << bit % 8);
+}
+
+/* A record's checksum: of its bytes behind the checksum field, and of the path, folded. */
+static uint64_t
+record_checksum(const struct image *image, const void *record, size_t record_bytes, uint64_t path, uint32_t path_bytes)
+{
+    const size_t skip = sizeof(uint64_t);
+    return pycds_checksum((const char *)record + skip, record_bytes - skip)
+           ^ pycds_checksum(image->bytes + path, path_bytes);
+}
+
+const struct module_record *
+image_module_at(struct image *image, uint32_t index)
+{
+    if (index >= image->header->module_count) {
+        return NULL;
+    }
+    const struct module_record *module = (const struct module_record *)(image->bytes + image->header->modules) + index;
+    uint64_t bit = verified_bit(image, VERIFIED_MODULE, index);
+    if (!is_verified(image, bit)) {
+        if (!inside(image, module->path, module->path_bytes)
+            || record_checksum(image, module, sizeof(*module), module->path, module->path_bytes) != module->checksum) {
+            return NULL;
+        }
+        set_verified(image, bit);
+    }
+    return module;
+}
+
+const struct directory_record *
+image_directory_at(struct image *image, uint32_t index)
+{
+    if (index >= image->header->directory_count) {
+        return NULL;
+    }
+    const struct directory_record *directory =
+        (const struct directory_record *)(image->bytes + image->header->directories) + index;
+    uint64_t bit = verified_bit(image, VERIFIED_DIRECTORY, index);
+    if (!is_verified(image, bit)) {
+        if (!inside(image, directory->path, directory->path_bytes)
+            || record_checksum(image, directory, sizeof(*directory), directory->path, directory->path_bytes)
+                   != directory->checksum) {
+            return NULL;
+        }
+        set_verified(image, bit);
+    }
+    return directory;
+}
+
+const struct module_record *
+image_module(struct image *image, const char *path, size_t path_bytes)
+{
+    uint32_t buckets = image->header->module_buckets;
+    const uint32_t *table = (const uint32_t *)(image->bytes + image->header->module_table);
+    uint64_t hash = pycds_checksum(path, path_bytes);
+    for (uint32_t probe = 0; probe < buckets; probe++) {
+        uint32_t slot = table[(hash + probe) & (buckets - 1)];
+        if (slot == 0) {
+            return NULL;
+        }
+        if (slot > image->header->module_count) {
+            continue;
+        }
+        const struct module_record *module =
+            (const struct module_record *)(image->bytes + image->header->modules) + (slot - 1);
+        if (module->path_hash == hash && module->path_bytes == path_bytes && inside(image, module->path, path_bytes)
+            && memcmp(image->bytes + module->path, path, path_bytes) == 0) {
+            return image_module_at(image, slot - 1);
+        }
+    }
+    return NULL;
+}
+
+const struct directory_record *
+image_directory(struct image *image, const char *path, size_t path_bytes)
+{
+    uint32_t buckets = image->header->directory_buckets;
+    const uint32_t *table = (const uint32_t *)(image->bytes + image->header->directory_table);
+    uint64_t hash = pycds_checksum(path, path_bytes);
+    for (uint32_t probe = 0; probe < buckets; probe++) {
+        uint32_t slot = table[(hash + probe) & (buckets - 1)];
+        if (slot == 0) {
+            return NULL;
+        }
+        if (slot > image->header->directory_count) {
+            continue;
+        }
+        const struct directory_record *directory =
+            (const struct directory_record *)(image->bytes + image->header->directories) + (slot - 1);
+        if (directory->path_hash == hash && directory->path_bytes == path_bytes
+            && inside(image, directory->path, path_bytes)
+            && memcmp(image->bytes + directory->path, path, path_bytes) == 0) {
+            return image_directory_at(image, slot - 1);
+        }
+    }
+    return NULL;
+}
+
+static const uint32_t *
+listing_buckets(const struct listing *listing)
+{
+    return (const uint32_t *)(listing + 1);
+}
+
+static const struct listing_name *
+listing_names(const struct listing *listing)
+{
+    return (const struct listing_name *)(listing_buckets(listing) + listing->bucket_count);
+}
+
+/* Do all parts of a listing lie inside its block? The checksum says it is as written; this says it was written well. */
+static bool
+listing_is_sound(const struct listing *listing, uint64_t bytes)
+{
+    if (bytes < sizeof(*listing) || !is_power_of_two_or_zero(listing->bucket_count) || listing->bucket_count == 0) {
+        return false;
+    }
+    uint64_t text = sizeof(*listing) + (uint64_t)listing->bucket_count * sizeof(uint32_t)
+                    + (uint64_t)listing->name_count * sizeof(struct listing_name);
+    if (text > bytes) {
+        return false;
+    }
+    for (uint32_t i = 0; i < listing->bucket_count; i++) {
+        if (listing_buckets(listing)[i] > listing->name_count) {
+            return false;
+        }
+    }
+    for (uint32_t i = 0; i < listing->name_count; i++) {
+        const struct listing_name *name = &listing_names(listing)[i];
+        if (name->name < text || (uint64_t)name->name + name->name_bytes > bytes) {
+            return false;
+        }
+    }
+    return true;
+}
+
+const struct listing *
+image_listing(struct image *image, const struct directory_record *directory)
+{
+    if (directory->flags & DIRECTORY_LEFT_OUT) {
+        return NULL;
+    }
+    uint32_t index =
+        (uint32_t)(directory - (const struct directory_record *)(image->bytes + image->header->directories));
+    uint64_t bit = verified_bit(image, VERIFIED_LISTING, index);
+    const struct listing *listing = (const struct listing *)(image->bytes + directory->listing);
+    if (!is_verified(image, bit)) {
+        if (!inside(image, directory->listing, directory->listing_bytes) || directory->listing % 16
+            || pycds_checksum(listing, directory->listing_bytes) != directory->listing_checksum
+            || !listing_is_sound(listing, directory->listing_bytes)) {
+            return NULL;
+        }
+        set_verified(image, bit);
+    }
+    return listing;
+}
+
+const struct listing_name *
+listing_find(const struct listing *listing, const char *name, size_t name_bytes, uint32_t hash)
+{
+    const uint32_t *buckets = listing_buckets(listing);
+    for (uint32_t probe = 0; probe < listing->bucket_count; probe++) {
+        uint32_t slot = buckets[(hash + probe) & (listing->bucket_count - 1)];
+        if (slot == 0) {
+            return NULL;
+        }
+        const struct listing_name *entry = &listing_names(listing)[slot - 1];
+        if (entry->hash == hash && entry->name_bytes == name_bytes
+            && memcmp((const char *)listing + entry->name, name, name_bytes) == 0) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+const unsigned char *
+image_payload(struct image *image, const struct module_record *module, size_t *size)
+{
+    if (module->flags & MODULE_LEFT_OUT) {
+        return NULL;
+    }
+    uint32_t index = (uint32_t)(module - (const struct module_record *)(image->bytes + image->header->modules));
+    uint64_t bit = verified_bit(image, VERIFIED_PAYLOAD, index);
+    const unsigned char *payload = image->bytes + module->payload;
+    if (!is_verified(image, bit)) {
+        if (!inside(image, module->payload, module->payload_bytes)
+            || pycds_checksum(payload, module->payload_bytes) != module->payload_checksum) {
+            return NULL;
+        }
+        set_verified(image, bit);
+    }
+    *size = (size_t)module->payload_bytes;
+    return payload;
+}
+
+bool
+module_matches(const struct module_record *module, const struct stat *now)
+{
+    return stat_mtime_ns(now) == module->mtime_ns && (uint64_t)now->st_size == module->size;
+}
+
+bool
+directory_matches(const struct directory_record *directory, const struct stat *now)
+{
+    return S_ISDIR(now->st_mode) && stat_mtime_ns(now) == directory->mtime_ns
+           && stat_ctime_ns(now) == directory->ctime_ns && (uint64_t)now->st_ino == directory->inode
+           && (uint64_t)now->st_dev == directory->device;
+}
+
+const char *
+image_verify_all(struct image *image)
+{
+    size_t body = sizeof(*image->header) + image->header->identity_bytes;
+    if (pycds_checksum(image->bytes + body, image->size - body) != image->header->body_checksum) {
+        return "image damaged: checksum of the file";
+    }
+    for (uint32_t i = 0; i < image->header->module_count; i++) {
+        const struct module_record *module = image_module_at(image, i);
+        size_t size;
+        if (module == NULL || image_module(image, image_text(image, module->path), module->path_bytes) != module) {
+            return "image damaged: module table";
+        }
+        if (!(module->flags & MODULE_LEFT_OUT) && image_payload(image, module, &size) == NULL) {
+            return "image damaged: code of a module";
+        }
+    }
+    for (uint32_t i = 0; i < image->header->directory_count; i++) {
+        const struct directory_record *directory = image_directory_at(image, i);
+        if (directory == NULL
+            || image_directory(image, image_text(image, directory->path), directory->path_bytes) != directory) {
+            return "image damaged: directory table";
+        }
+        if (!(directory->flags & DIRECTORY_LEFT_OUT) && image_listing(image, directory) == NULL) {
+            return "image damaged: listing of a directory";
+        }
+    }
+    return NULL;
+}

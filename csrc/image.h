@@ -1,0 +1,181 @@
+/* The image: one file with the code of the modules of one interpreter and virtual environment, and the directory
+   listings that prove which file an import finds. Written once by src/pycds_auto/image.py (its mirror: change both),
+   renamed into place, mapped read-only and used in place.
+
+   Why this shape
+   - Start-up must be constant work, whatever the size: the header is checked, nothing else is read. Tables are open-
+     addressing hash tables of 32-bit indices, used from the mapping.
+   - Nothing from the file is believed before its checksum was compared. The header has one, and every record, listing
+     and payload has its own, compared at first use. The hash tables have none: a wrong bucket can only lead to a
+     record with another path, that is, to a miss, and misses are answered by plain Python.
+   - A directory's listing stands in for FileFinder's listing of that directory. It is believed only while one stat of
+     the directory gives the mtime, ctime, inode and device that the snapshot saw (and the snapshot was taken two
+     seconds or more after them: a change within the same tick of the clock would not show). ctime is there because
+     an mtime can be set back by tar or rsync; nobody sets a ctime.
+   - A listing leads by index straight to the modules and sub-directories that its names stand for: once a directory
+     is proved, no path is hashed to find a module in it.
+   - Identity is text, compared byte by byte: no collisions, and a person can read why an image was refused.
+   - Unaligned reads never happen: every block starts at a multiple of 16.
+
+   The first 32 bytes keep their meaning in every later format, so that any release can name what it sees. */
+#ifndef PYCDS_IMAGE_H
+#define PYCDS_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#define PYCDS_IMAGE_MAGIC "\x89PYCDS\r\n"
+#define PYCDS_IMAGE_FORMAT 1
+#define PYCDS_BYTE_ORDER UINT32_C(0x01020304)
+
+enum image_encoding {
+    IMAGE_ENCODING_MARSHAL = 1, /* payload: marshal of the code object, as in a pyc behind its 16-byte header */
+};
+
+struct image_header {
+    char magic[8];
+    uint32_t format;
+    uint32_t byte_order;
+    uint64_t file_bytes;
+    uint64_t header_checksum; /* of header and identity text, with this field zero */
+    /* from here on: format 1 */
+    uint32_t header_bytes; /* of this struct */
+    uint32_t identity_bytes; /* of the identity text, which follows the struct directly */
+    int64_t built_ns; /* since the epoch */
+    uint32_t encoding; /* enum image_encoding */
+    uint32_t module_count;
+    uint32_t directory_count;
+    uint32_t module_buckets; /* a power of two, or 0 */
+    uint32_t directory_buckets; /* a power of two, or 0 */
+    uint32_t reserved;
+    /* offsets from the start of the file */
+    uint64_t module_table; /* uint32_t[module_buckets], index + 1 of a module, 0 is empty */
+    uint64_t modules; /* struct module_record[module_count] */
+    uint64_t directory_table; /* uint32_t[directory_buckets] */
+    uint64_t directories; /* struct directory_record[directory_count] */
+    uint64_t body_checksum; /* of all that follows the identity text; only image_verify_all reads that much */
+};
+_Static_assert(sizeof(struct image_header) == 112, "image.py packs the header with 112 bytes");
+
+enum module_flag {
+    MODULE_LEFT_OUT = 1, /* has no payload: looked at by the rebuilder and left to plain Python; not worth recording */
+};
+
+struct module_record {
+    uint64_t checksum; /* of the rest of the record and the path */
+    uint64_t path_hash; /* pycds_checksum of the path */
+    uint64_t path; /* offset of the absolute path of the source, utf-8, no terminator */
+    uint32_t path_bytes;
+    uint32_t flags; /* enum module_flag */
+    int64_t mtime_ns; /* of the source */
+    uint64_t size; /* of the source, bytes */
+    uint64_t payload; /* offset */
+    uint64_t payload_bytes;
+    uint64_t payload_checksum;
+};
+_Static_assert(sizeof(struct module_record) == 72, "image.py packs a module with 72 bytes");
+
+enum directory_flag {
+    DIRECTORY_LEFT_OUT = 1, /* has no listing: looked at by the rebuilder and left to FileFinder */
+};
+
+struct directory_record {
+    uint64_t checksum; /* of the rest of the record and the path */
+    uint64_t path_hash;
+    uint64_t path; /* offset of the absolute path without a trailing slash ("" is the root), utf-8 */
+    uint32_t path_bytes;
+    uint32_t flags; /* enum directory_flag */
+    int64_t mtime_ns;
+    int64_t ctime_ns;
+    uint64_t inode;
+    uint64_t device;
+    uint64_t listing; /* offset of struct listing */
+    uint64_t listing_bytes;
+    uint64_t listing_checksum;
+};
+_Static_assert(sizeof(struct directory_record) == 88, "image.py packs a directory with 88 bytes");
+
+/* What an importable name is in a directory. A name is what precedes an import suffix, or a whole directory's name. */
+enum name_flag {
+    NAME_DIRECTORY = 1, /* an entry called just so that is not a regular file */
+    NAME_SOURCE = 2, /* name + ".py" */
+    NAME_BYTECODE = 4, /* name + ".pyc" */
+    NAME_UNCERTAIN = 8, /* one of the files is not a regular one (a symlink, say): can change without the directory */
+    NAME_EXTENSION_SHIFT = 8, /* bit 8 + i: name + i-th of _imp.extension_suffixes() */
+    NAME_EXTENSIONS = 0xff00,
+};
+
+struct listing_name {
+    uint32_t hash; /* lower half of pycds_checksum of the name */
+    uint32_t name; /* offset from the listing's start, utf-8 */
+    uint16_t name_bytes;
+    uint16_t flags; /* enum name_flag */
+    uint32_t module; /* NAME_SOURCE: index + 1 of its module, 0 if it is not in the image */
+    uint32_t directory; /* NAME_DIRECTORY: index + 1 of its directory, 0 if it is not in the image */
+};
+_Static_assert(sizeof(struct listing_name) == 20, "image.py packs a name with 20 bytes");
+
+/* A listing is self-contained: this head, uint32_t[bucket_count] (index + 1), struct listing_name[name_count], text. */
+struct listing {
+    uint32_t bucket_count; /* a power of two */
+    uint32_t name_count;
+};
+
+struct image {
+    const unsigned char *bytes; /* the mapping; NULL: no image */
+    size_t size;
+    const struct image_header *header;
+    unsigned char *verified; /* a bit each for module records, payloads, directory records, listings; owned */
+    int64_t file_mtime_ns; /* of the image when it was opened, to see at exit whether it was replaced since */
+    uint64_t file_inode;
+};
+
+/* Maps the image at `path` after checking owner, permissions, size and header, and that its identity is `identity`
+   (NULL: any). Returns NULL, or a reason for a person (static text) with *image all zero; *missing is set when there
+   simply is no such file. Never raises; constant work. */
+const char *image_open(struct image *image, const char *path, const char *identity, bool *missing);
+
+/* Unmaps. Nothing obtained from the image may be used afterwards. */
+void image_close(struct image *image);
+
+/* The module whose source is `path`, its record verified; NULL if there is none (or its record is damaged). */
+const struct module_record *image_module(struct image *image, const char *path, size_t path_bytes);
+
+/* The module / directory with an index of a listing; NULL if out of range or damaged. */
+const struct module_record *image_module_at(struct image *image, uint32_t index);
+const struct directory_record *image_directory_at(struct image *image, uint32_t index);
+
+/* The directory `path` (no trailing slash), verified; NULL if there is none. */
+const struct directory_record *image_directory(struct image *image, const char *path, size_t path_bytes);
+
+/* The verified listing of a directory; NULL if it has none or it is damaged. */
+const struct listing *image_listing(struct image *image, const struct directory_record *directory);
+
+/* The entry of a name in a verified listing; NULL: no such name. */
+const struct listing_name *listing_find(
+    const struct listing *listing, const char *name, size_t name_bytes, uint32_t hash);
+
+/* The verified payload of a module, *size bytes, in the mapping; NULL if it has none or it is damaged. */
+const unsigned char *image_payload(struct image *image, const struct module_record *module, size_t *size);
+
+/* The path of a record: not terminated. */
+static inline const char *
+image_text(const struct image *image, uint64_t offset)
+{
+    return (const char *)image->bytes + offset;
+}
+
+/* Does a stat of the source / directory show what the image recorded? */
+bool module_matches(const struct module_record *module, const struct stat *now);
+bool directory_matches(const struct directory_record *directory, const struct stat *now);
+
+/* Checks every checksum and bound in the image. Returns NULL or the first fault (static text). */
+const char *image_verify_all(struct image *image);
+
+/* mtime and ctime in nanoseconds, under the names that the platform gives them. */
+int64_t stat_mtime_ns(const struct stat *status);
+int64_t stat_ctime_ns(const struct stat *status);
+
+#endif

@@ -1,0 +1,656 @@
+/* pycds_auto._loader, the extension module: everything that runs in the user's program.
+
+   Suggested reading order: activate() below; session.c (where the cache is, is it trustworthy); image.h (the file);
+   finder.c (which file an import finds); archive_loader.c (its code); recorder.c (what was missing); rebuilder.c (the
+   end of the process). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
+#include "state.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cachedir.h"
+#include "checksum.h"
+#include "identity.h"
+#include "rebuilder.h"
+
+/* ---- small helpers ---- */
+
+/* sys.flags.<name> as an int; 0 if it cannot be had. */
+static long
+system_flag(const char *name)
+{
+    PyObject *flags = PySys_GetObject("flags");
+    PyObject *value = flags == NULL ? NULL : PyObject_GetAttrString(flags, name);
+    long result = value == NULL ? 0 : PyLong_AsLong(value);
+    Py_XDECREF(value);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    return result;
+}
+
+/* A copy of a str in utf-8; NULL (no exception) if it is none, or cannot be encoded. */
+static char *
+copy_text(PyObject *text)
+{
+    const char *utf8 = text != NULL && PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : NULL;
+    if (utf8 == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    return strdup(utf8);
+}
+
+static char *
+copy_system_text(const char *name)
+{
+    return copy_text(PySys_GetObject(name));
+}
+
+/* Does the program run without column tables (-X no_debug_ranges, PYTHONNODEBUGRANGES)? They are part of code objects. */
+static bool
+without_debug_ranges(bool ignore_environment)
+{
+    PyObject *options = PySys_GetObject("_xoptions");
+    if (options != NULL && PyDict_Check(options) && PyDict_GetItemString(options, "no_debug_ranges") != NULL) {
+        return true;
+    }
+    const char *variable = ignore_environment ? NULL : getenv("PYTHONNODEBUGRANGES");
+    return variable != NULL && variable[0] != '\0';
+}
+
+/* ---- the session ---- */
+
+/* sys.implementation.cache_tag and the part of the first extension suffix that names the binary interface. */
+static int
+interpreter_names(char *cache_tag, char *soabi, size_t bytes)
+{
+    PyObject *implementation = PySys_GetObject("implementation");
+    PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttrString(implementation, "cache_tag");
+    PyObject *imp = PyImport_ImportModule("_imp");
+    PyObject *suffixes = imp == NULL ? NULL : PyObject_CallMethod(imp, "extension_suffixes", NULL);
+    const char *tag_text = tag != NULL && PyUnicode_Check(tag) ? PyUnicode_AsUTF8(tag) : NULL;
+    const char *suffix = NULL;
+    if (suffixes != NULL && PyList_Check(suffixes) && PyList_GET_SIZE(suffixes) > 0) {
+        suffix = PyUnicode_AsUTF8(PyList_GET_ITEM(suffixes, 0));
+    }
+    int result = RET_ERROR;
+    if (tag_text != NULL && suffix != NULL && strchr(tag_text, '/') == NULL && strlen(tag_text) < bytes
+        && strlen(suffix) < bytes) {
+        strcpy(cache_tag, tag_text);
+        strcpy(soabi, suffix);
+        result = RET_OK;
+    }
+    Py_XDECREF(tag);
+    Py_XDECREF(imp);
+    Py_XDECREF(suffixes);
+    PyErr_Clear();
+    return result;
+}
+
+/* Makes the session: reads settings, computes places and identity. NULL: no memory (exception set). A session whose
+   places are not known has a reason. */
+static struct session *
+session_create(void)
+{
+    struct session *session = calloc(1, sizeof(*session));
+    if (session == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    bool ignore_environment = system_flag("ignore_environment") != 0;
+    settings_read(&session->settings, ignore_environment);
+    session->pid = getpid();
+    session->executable = copy_system_text("executable");
+    session->prefix = copy_system_text("prefix");
+    long optimise = system_flag("optimize");
+    snprintf(
+        session->variant, sizeof(session->variant), "%d%s", optimise > 2 ? 2 : (int)optimise,
+        without_debug_ranges(ignore_environment) ? "n" : "");
+    char cache_tag[128], soabi[128], build[160];
+    if (session->settings.disabled) {
+        session_set_reason(session, "PYCDS_DISABLE is set");
+    }
+    else if (ids_differ()) {
+        session_set_reason(session, "real and effective user or group differ");
+    }
+    if (session->prefix == NULL || interpreter_names(cache_tag, soabi, sizeof(cache_tag)) != RET_OK
+        || !interpreter_build(build, sizeof(build))) {
+        session_set_reason(session, "the interpreter cannot be identified");
+        return session;
+    }
+    size_t bytes = strlen(session->prefix) + 1024;
+    session->identity = malloc(bytes);
+    if (session->identity == NULL) {
+        session_free(session);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    /* the last line is the variant: the rebuilder derives one identity from another (rebuild.py) */
+    snprintf(
+        session->identity, bytes, "python=%.300s\nmagic=%ld\nabi=%s\nbuild=%s\nprefix=%s\nvariant=%s\n",
+        Py_GetVersion(), PyImport_GetMagicNumber(), soabi, build, session->prefix, session->variant);
+    if (!session_locate(session, cache_tag, soabi, session->prefix) && session->reason[0] == '\0') {
+        session_set_reason(session, "no cache folder: there is no home folder");
+    }
+    return session;
+}
+
+/* The module's session, made at the first call. Borrowed; NULL: exception. */
+static struct session *
+session_of(loader_state *state)
+{
+    if (state->session == NULL) {
+        state->session = session_create();
+    }
+    return state->session;
+}
+
+/* What the rebuilder will need to find our package and to tell library files from a user's. */
+static void
+find_libraries(struct session *session, PyObject *module)
+{
+    PyObject *os = PyImport_ImportModule("os"); /* in sys.modules since site */
+    PyObject *file = os == NULL ? NULL : PyObject_GetAttrString(os, "__file__");
+    PyObject *frozen = PySys_GetObject("_stdlib_dir");
+    session->stdlib = copy_text(frozen);
+    if (session->stdlib == NULL && (session->stdlib = copy_text(file)) != NULL) {
+        char *slash = strrchr(session->stdlib, '/');
+        if (slash != NULL) {
+            *slash = '\0';
+        }
+    }
+    Py_XDECREF(os);
+    Py_XDECREF(file);
+    /* .../pycds_auto/_loader.so: two folders up */
+    PyObject *own = PyModule_GetFilenameObject(module);
+    session->package_parent = copy_text(own);
+    Py_XDECREF(own);
+    for (int i = 0; i < 2 && session->package_parent != NULL; i++) {
+        char *slash = strrchr(session->package_parent, '/');
+        if (slash == NULL) {
+            free(session->package_parent);
+            session->package_parent = NULL;
+            break;
+        }
+        *slash = '\0';
+    }
+    PyErr_Clear();
+}
+
+/* ---- activation ---- */
+
+/* Why this interpreter is not to be activated at all; NULL: it is. */
+static const char *
+decline(void)
+{
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        return "subinterpreter";
+    }
+#ifdef Py_GIL_DISABLED
+    return "free-threaded interpreter";
+#else
+    if (system_flag("verbose") > 0) {
+        return "verbose imports (-v)"; /* its output tells each file that importlib reads */
+    }
+    PyObject *implementation = PySys_GetObject("implementation");
+    PyObject *name = implementation == NULL ? NULL : PyObject_GetAttrString(implementation, "name");
+    bool is_cpython = name != NULL && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "cpython") == 0;
+    Py_XDECREF(name);
+    PyErr_Clear();
+    if (!is_cpython) {
+        return "not CPython";
+    }
+    PyObject *imp = PyImport_ImportModule("_imp");
+    PyObject *rule = imp == NULL ? NULL : PyObject_GetAttrString(imp, "check_hash_based_pycs");
+    bool standard =
+        rule != NULL && PyUnicode_Check(rule) && PyUnicode_CompareWithASCIIString(rule, "default") == 0;
+    Py_XDECREF(imp);
+    Py_XDECREF(rule);
+    PyErr_Clear();
+    return standard ? NULL : "--check-hash-based-pycs";
+#endif
+}
+
+/* Puts the finder directly before PathFinder. RET_OK, or RET_ERROR with *reason or an exception. */
+static int
+install_finder(loader_state *state, const char **reason)
+{
+    PyObject *finders = PySys_GetObject("meta_path");
+    *reason = "PathFinder is not in sys.meta_path";
+    if (finders == NULL || !PyList_Check(finders)) {
+        return RET_ERROR;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(finders); i++) {
+        if (PyList_GET_ITEM(finders, i) == state->path_finder) {
+            PyTypeObject *type = (PyTypeObject *)state->finder_type;
+            state->finder = type->tp_alloc(type, 0);
+            *reason = NULL;
+            return state->finder == NULL ? RET_ERROR : PyList_Insert(finders, i, state->finder);
+        }
+    }
+    return RET_ERROR;
+}
+
+static int
+intern_strings(loader_state *state)
+{
+    struct {
+        PyObject **to;
+        const char *text;
+    } all[] = {
+        {&state->strings.path, "path"},
+        {&state->strings.name, "name"},
+        {&state->strings.loaders, "_loaders"},
+        {&state->strings.origin, "origin"},
+        {&state->strings.loader, "loader"},
+        {&state->strings.set_fileattr, "_set_fileattr"},
+        {&state->strings.cached, "_cached"},
+        {&state->strings.locations, "submodule_search_locations"},
+        {&state->strings.find_spec, "find_spec"},
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        *all[i].to = PyUnicode_InternFromString(all[i].text);
+        if (*all[i].to == NULL) {
+            return RET_ERROR;
+        }
+    }
+    return RET_OK;
+}
+
+/* Everything of activation that can fail with an exception. RET_OK with the session's reason set, or RET_ERROR. */
+static int
+activate(PyObject *module, loader_state *state)
+{
+    struct session *session = session_of(state);
+    if (session == NULL) {
+        return RET_ERROR;
+    }
+    const char *reason = session->reason[0] ? session->reason : decline();
+    if (reason != NULL) {
+        if (reason != session->reason) {
+            session_set_reason(session, reason);
+        }
+        return RET_OK;
+    }
+    session_open(session);
+    if (!session_serves(session) && !session->recording) {
+        return RET_OK; /* nothing to give and nothing to learn */
+    }
+    find_libraries(session, module);
+    if (intern_strings(state) != RET_OK || guard_importlib(state, &reason) != RET_OK) {
+        goto declined;
+    }
+    state->entry_index = PyDict_New();
+    state->finder_type = make_finder_type(module);
+    state->loader_type = make_loader_type(module, state->source_file_loader);
+    if (state->entry_index == NULL || state->finder_type == NULL || state->loader_type == NULL) {
+        goto declined;
+    }
+    char soabi[128], cache_tag[128], optimisation[16] = "";
+    if (interpreter_names(cache_tag, soabi, sizeof(cache_tag)) != RET_OK) {
+        reason = "the interpreter cannot be identified";
+        goto declined;
+    }
+    if (session->variant[0] != '0') {
+        snprintf(optimisation, sizeof(optimisation), ".opt-%c", session->variant[0]);
+    }
+    if ((size_t)snprintf(
+            state->cached_suffix, sizeof(state->cached_suffix), ".%s%s.pyc", cache_tag, optimisation)
+        >= sizeof(state->cached_suffix)) {
+        reason = "the interpreter cannot be identified";
+        goto declined;
+    }
+    if (install_finder(state, &reason) != RET_OK) {
+        goto declined;
+    }
+    rebuilder_arm(session);
+    state->session_is_armed = true;
+    return RET_OK;
+declined:
+    session->recording = false;
+    if (reason == NULL) {
+        return RET_ERROR;
+    }
+    session_set_reason(session, reason);
+    return RET_OK;
+}
+
+PyDoc_STRVAR(
+    activate_doc,
+    "activate($module, /)\n--\n\n"
+    "Puts the finder into sys.meta_path unless something speaks against it (stats()['reason'] says what).\n\n"
+    "Called from pycds_auto.pth at every start. Returns whether an image is in use. Never raises.");
+
+static PyObject *
+loader_activate(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    loader_state *state = PyModule_GetState(module);
+    if (!state->activated) {
+        state->activated = true;
+        if (activate(module, state) != RET_OK) {
+            PyObject *type, *value, *traceback;
+            PyErr_Fetch(&type, &value, &traceback);
+            PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+            const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+            if (state->session != NULL) {
+                char reason[200];
+                snprintf(reason, sizeof(reason), "activation failed: %.150s", utf8 == NULL ? "?" : utf8);
+                session_set_reason(state->session, reason);
+            }
+            Py_XDECREF(text);
+            Py_XDECREF(type);
+            Py_XDECREF(value);
+            Py_XDECREF(traceback);
+            PyErr_Clear();
+        }
+    }
+    return PyBool_FromLong(state->session != NULL && session_serves(state->session));
+}
+
+/* ---- reports ---- */
+
+static bool
+is_active(const loader_state *state)
+{
+    return state->activated && state->finder != NULL && session_serves(state->session);
+}
+
+/* Why the image is not in use, as a new str, or None. */
+static PyObject *
+reason_object(const loader_state *state)
+{
+    if (is_active(state)) {
+        Py_RETURN_NONE;
+    }
+    if (state->session->reason[0]) {
+        return PyUnicode_DecodeLocale(state->session->reason, "surrogateescape");
+    }
+    return PyUnicode_FromString("not activated in this process");
+}
+
+PyDoc_STRVAR(
+    stats_doc,
+    "stats($module, /)\n--\n\n"
+    "This process's counts: {'active': bool, 'reason': str or None, 'hits': int, 'misses': int, 'stale': int}.");
+
+static PyObject *
+loader_stats(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    loader_state *state = PyModule_GetState(module);
+    struct session *session = session_of(state);
+    if (session == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue(
+        "{s:O,s:N,s:K,s:K,s:K}", "active", is_active(state) ? Py_True : Py_False, "reason", reason_object(state),
+        "hits", (unsigned long long)session->hits, "misses", (unsigned long long)session->misses, "stale",
+        (unsigned long long)session->stale);
+}
+
+static PyObject *
+text_or_none(const char *text)
+{
+    if (text == NULL || text[0] == '\0') {
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_DecodeFSDefault(text);
+}
+
+PyDoc_STRVAR(
+    state_doc,
+    "state($module, /)\n--\n\n"
+    "Where the cache of this interpreter and environment is and how it stands, as a dict; works without activation.");
+
+static PyObject *
+loader_state_report(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    loader_state *state = PyModule_GetState(module);
+    struct session *session = session_of(state);
+    if (session == NULL) {
+        return NULL;
+    }
+    const char *record_reason = session->record_reason;
+    if (!session->recording && record_reason == NULL && state->finder == NULL) {
+        record_reason = "not activated in this process";
+    }
+    return Py_BuildValue(
+        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N}", "active",
+        is_active(state) ? Py_True : Py_False, "reason", reason_object(state), "python",
+        text_or_none(session->executable), "prefix", text_or_none(session->prefix), "cache_root",
+        text_or_none(session->settings.cache_root), "folder", text_or_none(session->folder), "variant",
+        session->variant, "image", text_or_none(session->image_path), "spool", text_or_none(session->spool_path),
+        "lock", text_or_none(session->lock_path), "state_file", text_or_none(session->state_path), "identity",
+        text_or_none(session->identity), "readonly", session->settings.readonly ? Py_True : Py_False, "validate",
+        session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
+        "record_reason", text_or_none(record_reason), "unknown_validate",
+        text_or_none(session->settings.unknown_validate));
+}
+
+PyDoc_STRVAR(
+    inspect_image_doc,
+    "inspect_image($module, path, identity=None, /)\n--\n\n"
+    "What an image holds: {'bytes', 'modules', 'directories', 'encoding', 'built' (seconds since the epoch),\n"
+    "'identity'}. Every checksum is compared. Raises FileNotFoundError if there is none, ValueError with the reason\n"
+    "for anything else that makes it unusable, other than `identity` included.");
+
+static PyObject *
+loader_inspect_image(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *path;
+    const char *identity = NULL;
+    if (!PyArg_ParseTuple(arguments, "O&|z:inspect_image", PyUnicode_FSConverter, &path, &identity)) {
+        return NULL;
+    }
+    struct image image;
+    bool missing;
+    const char *reason = image_open(&image, PyBytes_AS_STRING(path), identity, &missing);
+    if (reason == NULL && (reason = image_verify_all(&image)) != NULL) {
+        image_close(&image);
+    }
+    if (reason != NULL) {
+        PyErr_SetString(missing ? PyExc_FileNotFoundError : PyExc_ValueError, reason);
+        Py_DECREF(path);
+        return NULL;
+    }
+    uint32_t modules = 0, directories = 0;
+    for (uint32_t i = 0; i < image.header->module_count; i++) {
+        modules += !(image_module_at(&image, i)->flags & MODULE_LEFT_OUT);
+    }
+    for (uint32_t i = 0; i < image.header->directory_count; i++) {
+        directories += !(image_directory_at(&image, i)->flags & DIRECTORY_LEFT_OUT);
+    }
+    PyObject *result = Py_BuildValue(
+        "{s:n,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
+        "encoding", "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
+        (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
+    image_close(&image);
+    Py_DECREF(path);
+    return result;
+}
+
+PyDoc_STRVAR(
+    checksum_doc, "checksum($module, data, /)\n--\n\nThe image's 64-bit checksum of a bytes-like object (checksum.h).");
+
+static PyObject *
+loader_checksum(PyObject *module, PyObject *data)
+{
+    (void)module;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE) != 0) {
+        return NULL;
+    }
+    uint64_t result = pycds_checksum(buffer.buf, (size_t)buffer.len);
+    PyBuffer_Release(&buffer);
+    return PyLong_FromUnsignedLongLong(result);
+}
+
+/* The surroundings of cache_root(), from Python objects. */
+struct python_surroundings {
+    PyObject *variables; /* dict of str */
+    const char *home;
+};
+
+static const char *
+python_variable(void *context, const char *name)
+{
+    PyObject *value = PyDict_GetItemString(((struct python_surroundings *)context)->variables, name);
+    return value != NULL && PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : NULL;
+}
+
+static const char *
+python_home(void *context)
+{
+    return ((struct python_surroundings *)context)->home;
+}
+
+PyDoc_STRVAR(
+    cache_root_doc,
+    "cache_root($module, platform, environ, home=None, /)\n--\n\n"
+    "platformdirs.user_cache_dir('pycds-auto') for a platform ('linux', 'darwin', 'win32'), an environment (dict) and\n"
+    "the home folder of the password database (None: none). None where platformdirs has no answer.");
+
+static PyObject *
+loader_cache_root(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    const char *platform;
+    struct python_surroundings given = {NULL, NULL};
+    if (!PyArg_ParseTuple(arguments, "sO!|z:cache_root", &platform, &PyDict_Type, &given.variables, &given.home)) {
+        return NULL;
+    }
+    enum cache_platform which;
+    if (strcmp(platform, "linux") == 0) {
+        which = CACHE_LINUX;
+    }
+    else if (strcmp(platform, "darwin") == 0) {
+        which = CACHE_DARWIN;
+    }
+    else if (strcmp(platform, "win32") == 0) {
+        which = CACHE_WINDOWS;
+    }
+    else {
+        PyErr_Format(PyExc_ValueError, "unknown platform: %s", platform);
+        return NULL;
+    }
+    const struct cache_surroundings surroundings = {python_variable, python_home, &given};
+    char out[4096];
+    if (!cache_root_for(which, &surroundings, out, sizeof(out))) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_DecodeFSDefault(out);
+}
+
+/* ---- the module ---- */
+
+static PyMethodDef methods[] = {
+    {"activate", loader_activate, METH_NOARGS, activate_doc},
+    {"stats", loader_stats, METH_NOARGS, stats_doc},
+    {"state", loader_state_report, METH_NOARGS, state_doc},
+    {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
+    {"checksum", loader_checksum, METH_O, checksum_doc},
+    {"cache_root", loader_cache_root, METH_VARARGS, cache_root_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+/* All owned references of the state that are not counted elsewhere. */
+#define FOR_EACH_OBJECT(state, DO)                                                                                     \
+    DO((state)->finder_type);                                                                                          \
+    DO((state)->loader_type);                                                                                          \
+    DO((state)->finder);                                                                                               \
+    DO((state)->path_finder);                                                                                          \
+    DO((state)->file_finder);                                                                                          \
+    DO((state)->source_file_loader);                                                                                   \
+    DO((state)->extension_file_loader);                                                                                \
+    DO((state)->module_spec);                                                                                          \
+    DO((state)->namespace_path);                                                                                       \
+    DO((state)->zipimporter);                                                                                          \
+    DO((state)->plain_get_code);                                                                                       \
+    DO((state)->plain_path_importer_cache);                                                                            \
+    DO((state)->plain_get_spec);                                                                                       \
+    DO((state)->standard_loaders);                                                                                     \
+    DO((state)->loader_details);                                                                                       \
+    DO((state)->standard_hook);                                                                                   \
+    DO((state)->strings.path);                                                                                         \
+    DO((state)->strings.name);                                                                                         \
+    DO((state)->strings.loaders);                                                                                      \
+    DO((state)->strings.origin);                                                                                       \
+    DO((state)->strings.loader);                                                                                       \
+    DO((state)->strings.set_fileattr);                                                                                 \
+    DO((state)->strings.cached);                                                                                       \
+    DO((state)->strings.locations);                                                                                    \
+    DO((state)->strings.find_spec);                                                                                    \
+    for (int i_ = 0; i_ < GUARDED_TYPES; i_++) {                                                                       \
+        DO((state)->guarded[i_].type);                                                                                 \
+    }                                                                                                                  \
+    for (size_t i_ = 0; i_ < GUARDED_ATTRIBUTES; i_++) {                                                               \
+        DO((state)->attributes[i_].name);                                                                              \
+        DO((state)->attributes[i_].original);                                                                          \
+    }
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    loader_state *state = PyModule_GetState(module);
+    FOR_EACH_OBJECT(state, Py_VISIT)
+    return finder_traverse(state, visit, arg);
+}
+
+static int
+module_clear(PyObject *module)
+{
+    loader_state *state = PyModule_GetState(module);
+    FOR_EACH_OBJECT(state, Py_CLEAR)
+    state->attribute_count = 0;
+    finder_clear(state);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    loader_state *state = PyModule_GetState((PyObject *)module);
+    module_clear((PyObject *)module);
+    if (state->session != NULL && !state->session_is_armed) {
+        session_free(state->session);
+    }
+    state->session = NULL;
+}
+
+static PyModuleDef_Slot slots[] = {
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+PyDoc_STRVAR(module_doc, "The part of pycds-auto that runs in the user's program: finder, loader, recorder.");
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pycds_auto._loader",
+    .m_doc = module_doc,
+    .m_size = sizeof(loader_state),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__loader(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,11 @@
+/* The end of a process: starts the rebuilder (src/pycds_auto/rebuild.py) in the background when there is something to
+   fold, and prints the summary that PYCDS_LOG asks for. */
+#ifndef PYCDS_REBUILDER_H
+#define PYCDS_REBUILDER_H
+
+#include "session.h"
+
+/* Hands the session to the end of the process: it lives until then. Call once, in the main interpreter. */
+void rebuilder_arm(struct session *session);
+
+#endif

@@ -1,0 +1,138 @@
+#include "recorder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A file outside the standard library and site-packages is being worked on while it is younger than this: it does not
+   cause a rebuild, or every run of an edited program would. */
+#define SETTLED_SECONDS 600
+
+/* root with a user's HOME (sudo): what root creates there the user could not write any more. */
+static bool
+root_in_foreign_home(const char *folder)
+{
+    if (geteuid() != 0) {
+        return false;
+    }
+    char path[PYCDS_PATH_BYTES];
+    struct stat status;
+    snprintf(path, sizeof(path), "%s", folder);
+    for (;;) {
+        if (stat(path, &status) == 0) {
+            return status.st_uid != 0;
+        }
+        char *slash = strrchr(path, '/');
+        if (slash == NULL || slash == path) {
+            return false;
+        }
+        *slash = '\0';
+    }
+}
+
+const char *
+recorder_make_folder(const struct session *session)
+{
+    if (root_in_foreign_home(session->folder)) {
+        return "cache folder belongs to another user";
+    }
+    if (mkdir(session->folder, 0700) == 0 || errno == EEXIST) {
+        return NULL;
+    }
+    char path[PYCDS_PATH_BYTES];
+    snprintf(path, sizeof(path), "%s", session->folder);
+    for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(path, 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES) {
+            return "cache folder cannot be created";
+        }
+        *slash = '/';
+    }
+    return mkdir(path, 0700) == 0 || errno == EEXIST ? NULL : "cache folder cannot be created";
+}
+
+static bool
+in_library(const struct session *session, const char *path)
+{
+    if (strstr(path, "/site-packages") != NULL || strstr(path, "/dist-packages") != NULL) {
+        return true;
+    }
+    size_t length = session->stdlib == NULL ? 0 : strlen(session->stdlib);
+    return length > 0 && strncmp(path, session->stdlib, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+/* Appends one line; NULL or a reason. */
+static const char *
+append(const struct session *session, const char *line, size_t bytes)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+        return "the size of files is limited here"; /* writing beyond the limit is a signal */
+    }
+    int fd = open(session->spool_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (fd < 0 && errno == ENOENT) {
+        const char *reason = recorder_make_folder(session);
+        if (reason != NULL) {
+            return reason;
+        }
+        fd = open(session->spool_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    }
+    if (fd < 0) {
+        return "the spool cannot be opened";
+    }
+    struct stat status;
+    const char *reason = NULL;
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_uid != geteuid()) {
+        reason = "the spool is not a file of this user";
+    }
+    else if (status.st_size + (off_t)bytes > PYCDS_SPOOL_LIMIT) {
+        reason = "the spool is full";
+    }
+    else if (write(fd, line, bytes) != (ssize_t)bytes) {
+        reason = "the spool cannot be written";
+    }
+    close(fd);
+    return reason;
+}
+
+void
+recorder_note(struct session *session, enum miss_kind kind, const char *path)
+{
+    if (!session->recording || strpbrk(path, "\n\r") != NULL) {
+        return;
+    }
+    int saved_errno = errno;
+    char line[PYCDS_PATH_BYTES + 32];
+    int bytes = snprintf(
+        line, sizeof(line), "%c %s %s\n", kind == MISS_DIRECTORY ? 'D' : 'M', session->variant, path);
+    struct stat status;
+    if (bytes > 0 && (size_t)bytes < sizeof(line) && stat(path, &status) == 0) {
+        const struct module_record *known =
+            kind == MISS_DIRECTORY || !session_serves(session) ? NULL
+                                                               : image_module(&session->image, path, strlen(path));
+        if (known == NULL || !(known->flags & MODULE_LEFT_OUT) || !module_matches(known, &status)) {
+            const char *reason = append(session, line, (size_t)bytes);
+            if (reason != NULL) {
+                session->recording = false;
+                session->record_reason = reason;
+            }
+            else if (in_library(session, path) || time(NULL) - status.st_mtime > SETTLED_SECONDS) {
+                if (kind == MISS_MODULE) {
+                    session->worthy_modules++;
+                }
+                else if (kind == MISS_CHANGED) {
+                    session->worthy_changes++;
+                }
+                else {
+                    session->worthy_directories++;
+                }
+            }
+        }
+    }
+    errno = saved_errno;
+}

@@ -1,0 +1,62 @@
+#include "settings.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cachedir.h"
+
+static bool
+is_set(const char *value)
+{
+    return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+bool
+ids_differ(void)
+{
+    return getuid() != geteuid() || getgid() != getegid();
+}
+
+/* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. */
+static bool
+absolute(const char *path, char *out, size_t out_bytes)
+{
+    if (path[0] == '/') {
+        return (size_t)snprintf(out, out_bytes, "%s", path) < out_bytes;
+    }
+    if (getcwd(out, out_bytes) == NULL) {
+        return false;
+    }
+    size_t length = strlen(out);
+    return (size_t)snprintf(out + length, out_bytes - length, "/%s", path) < out_bytes - length;
+}
+
+void
+settings_read(struct settings *settings, bool ignore_environment)
+{
+    memset(settings, 0, sizeof(*settings));
+    settings->disabled = is_set(getenv("PYCDS_DISABLE"));
+    const char *root = NULL;
+    if (!ignore_environment && !ids_differ()) {
+        settings->readonly = is_set(getenv("PYCDS_READONLY"));
+        settings->log = is_set(getenv("PYCDS_LOG"));
+        const char *validate = getenv("PYCDS_VALIDATE");
+        settings->trust = validate != NULL && strcmp(validate, "trust") == 0;
+        if (validate != NULL && validate[0] != '\0' && !settings->trust && strcmp(validate, "stat") != 0) {
+            settings->unknown_validate = validate;
+        }
+        root = getenv("PYCDS_CACHE_DIR");
+    }
+    bool found = root != NULL && root[0] != '\0' ? absolute(root, settings->cache_root, sizeof(settings->cache_root))
+                                                 : cache_root_here(settings->cache_root, sizeof(settings->cache_root));
+    if (!found) {
+        settings->cache_root[0] = '\0';
+    }
+    /* no trailing slashes: paths below are made by joining */
+    size_t length = strlen(settings->cache_root);
+    while (length > 1 && settings->cache_root[length - 1] == '/') {
+        settings->cache_root[--length] = '\0';
+    }
+}

@@ -1,0 +1,96 @@
+/* The state of one module object `pycds_auto._loader`, and what finder and loader share of it. */
+#ifndef PYCDS_STATE_H
+#define PYCDS_STATE_H
+
+#include <Python.h>
+
+#include "session.h"
+
+/* A class of importlib whose methods our shortcuts stand in for. While its version tag is the one of the last check,
+   nothing in it was replaced (CPython sets a new tag at every change: Objects/typeobject.c, PyType_Modified). */
+struct guarded_type {
+    PyTypeObject *type; /* owned */
+    unsigned int checked_tag; /* 0: to be checked */
+};
+
+enum guarded_index {
+    GUARDED_PATH_FINDER,
+    GUARDED_FILE_FINDER,
+    GUARDED_FILE_LOADER,
+    GUARDED_SOURCE_LOADER,
+    GUARDED_SOURCE_FILE_LOADER,
+    GUARDED_TYPES,
+};
+
+#define GUARDED_ATTRIBUTES 24
+
+/* What an attribute of a guarded class was at activation; NULL: it was not there. */
+struct guarded_attribute {
+    enum guarded_index owner;
+    PyObject *name; /* owned, interned */
+    PyObject *original; /* owned */
+};
+
+/* The strings that we look things up with. */
+struct interned {
+    PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec;
+};
+
+/* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
+struct path_entry {
+    PyObject *finder; /* owned */
+    PyObject *finder_path; /* owned: its `path` when we looked */
+    char *path; /* owned, utf-8, no trailing slash; NULL: always ask the finder */
+    size_t path_bytes;
+    const struct directory_record *directory; /* NULL: always ask the finder */
+    const struct listing *listing;
+    bool noted; /* recorded as a miss already */
+};
+
+typedef struct {
+    struct session *session; /* NULL until something asked; see `session_is_armed` for who frees it */
+    bool session_is_armed; /* the end of the process frees it */
+    bool activated;
+    PyObject *finder_type, *loader_type; /* owned */
+    PyObject *finder; /* owned; NULL while not on sys.meta_path by us */
+
+    /* importlib, as found at activation; all owned */
+    PyObject *path_finder, *file_finder, *source_file_loader, *extension_file_loader, *module_spec, *namespace_path,
+        *zipimporter, *plain_get_code, *plain_path_importer_cache, *plain_get_spec;
+    PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
+    PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
+    PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
+    char cached_suffix[64]; /* ".cpython-311.opt-1.pyc" */
+    size_t extension_suffix_count;
+    char extension_suffixes[8][64];
+
+    struct guarded_type guarded[GUARDED_TYPES];
+    struct guarded_attribute attributes[GUARDED_ATTRIBUTES];
+    size_t attribute_count;
+    struct interned strings;
+
+    /* path entries met so far: finder -> index into the array */
+    PyObject *entry_index; /* owned dict */
+    struct path_entry *entries; /* owned */
+    size_t entry_count, entry_capacity;
+} loader_state;
+
+#define RET_OK 0
+#define RET_ERROR (-1)
+
+/* Fills the importlib part of the state. RET_OK; RET_ERROR with an exception, or without one and with *reason set when
+   importlib is not as CPython made it. */
+int guard_importlib(loader_state *state, const char **reason);
+
+/* Is everything our shortcuts stand in for still what it was? */
+bool importlib_is_untouched(loader_state *state);
+
+/* finder.c, archive_loader.c: the types, made once a module */
+PyObject *make_finder_type(PyObject *module);
+PyObject *make_loader_type(PyObject *module, PyObject *source_file_loader);
+
+/* Forgets the path entries. */
+void finder_clear(loader_state *state);
+int finder_traverse(loader_state *state, visitproc visit, void *arg);
+
+#endif

@@ -1,0 +1,373 @@
+"""The rebuilder: folds recorded misses into the image.
+
+It runs detached at low priority when a program ends (``main``, started by ``csrc/rebuilder.c``), or in the foreground
+for ``python -m pycds_auto build``. It holds the folder's filelock, gets code through SourceFileLoader.get_code and never
+imports what it archives, never writes a pyc. What another optimisation level recorded is folded by a child interpreter
+with those options, since code is compiled for the options of the interpreter that compiles it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import image, snapshot, spool
+
+MOST_BYTES = 512 * 1024 * 1024
+"""Code beyond this many bytes is not archived."""
+
+MOST_VARIANTS = 3
+"""Images of one interpreter and venv (optimisation levels) that are kept, the last written ones."""
+
+SETTLE_ROUNDS = 3
+"""How often the young files are looked at again before they are left for the next rebuild."""
+
+FOLDER_NAME = re.compile(r"[\w.-]+-[0-9a-f]{16}")
+OWN_FILE = re.compile(r"image-\w+\.pycds|misses\.(spool|folding)|lock|state\.json|\.tmp-[\w.-]+")
+
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from pycds_auto.rebuild import main; main()"
+
+
+class RebuildError(Exception):
+    """The image could not be built; the message is for a person."""
+
+
+class Busy(RebuildError):
+    """Another rebuilder is at work."""
+
+
+class Result(NamedTuple):
+    """What a rebuild did: numbers of modules now in the image, added and dropped ones; ``changed``: a new image was
+    written to ``path``; ``left_out``: source path -> reason."""
+
+    modules: int
+    added: int
+    dropped: int
+    left_out: dict[str, str]
+    seconds: float
+    path: str
+    changed: bool
+
+
+class Place(NamedTuple):
+    """The folder of an interpreter and venv, and the variant and identity (``_loader.state()``) of one image in it."""
+
+    folder: str
+    variant: str
+    prefix: str
+    identity: str
+
+    @property
+    def image_path(self) -> str:
+        return os.path.join(self.folder, f"image-{self.variant}.pycds")
+
+    @property
+    def state_path(self) -> str:
+        return os.path.join(self.folder, "state.json")
+
+    def of_variant(self, variant: str) -> Place:
+        """The same for another variant: the last line of an identity is its variant (csrc/module.c)."""
+        head, _, _ = self.identity.rpartition("variant=")
+        return self._replace(variant=variant, identity=f"{head}variant={variant}\n")
+
+
+Progress = Callable[[int, int], None]
+
+
+def rebuild(
+    state: dict, *, wait: bool, settle: bool = True, progress: Progress | None = None
+) -> Result:
+    """Folds all recorded misses of an environment (``_loader.state()``) into its images.
+
+    ``wait``: wait for a running rebuilder, else raise Busy. ``settle``: wait, some seconds at most, until no file
+    concerned is younger than two seconds; younger ones are left for another time. ``progress(done, total)`` is called
+    for each module looked at. Raises RebuildError with a message for a person.
+    """
+    if not state["folder"] or not state["identity"]:
+        raise RebuildError(state["reason"] or "there is no cache folder")
+    place = Place(state["folder"], state["variant"], state["prefix"], state["identity"])
+    return _rebuild(place, wait=wait, settle=settle, progress=progress)
+
+
+def _rebuild(place: Place, *, wait: bool, settle: bool, progress: Progress | None) -> Result:
+    import filelock
+
+    started = time.time()
+    try:
+        os.makedirs(place.folder, mode=0o700, exist_ok=True)
+        lock = filelock.FileLock(os.path.join(place.folder, "lock"), timeout=-1 if wait else 0, mode=0o600)
+        with lock:
+            return _rebuild_locked(place, started, settle, progress)
+    except filelock.Timeout as error:
+        raise Busy("another rebuilder is at work") from error
+    except OSError as error:
+        raise RebuildError(f"cannot write the cache: {error}") from error
+
+
+def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progress | None) -> Result:
+    try:
+        _remove_temporary(place.folder)
+        spool.take(place.folder)
+        variants = {miss.variant for miss in spool.read(place.folder)} - {place.variant}
+        result = fold(place, settle=settle, progress=progress)
+        for variant in sorted(variants):
+            _fold_elsewhere(place.of_variant(variant))
+        spool.drop_taken(place.folder)
+        _drop_old_variants(place.folder)
+        _drop_dead_neighbours(place.folder)
+    except OSError as error:
+        _remove_temporary(place.folder)
+        _write_state(place, started, f"failed: {error}", {})
+        raise
+    except RebuildError as error:
+        _write_state(place, started, f"failed: {error}", {})
+        raise
+    text = f"ok: {result.modules} modules" if result.changed else "nothing to do"
+    _write_state(place, started, text, result.left_out)
+    return result._replace(seconds=time.time() - started)
+
+
+# ---- one image ----
+
+
+def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Result:
+    """Makes the image of one variant anew from the old one and the misses put aside. Needs the lock."""
+    old = _read_old(place)
+    misses = spool.read(place.folder, place.variant)
+    paths = dict.fromkeys(
+        [*old.modules, *(miss.path for miss in misses if miss.kind == spool.MODULE)]
+    )
+    modules, reasons = _collect_modules(old, list(paths), settle, progress)
+    folders = dict.fromkeys(
+        [
+            *old.directories,
+            *(miss.path.rstrip("/") for miss in misses if miss.kind == spool.DIRECTORY),
+            *(os.path.dirname(path) for path in modules),
+        ]
+    )
+    directories = _collect_directories(list(folders), settle)
+    good = [path for path, module in modules.items() if not module.flags & image.LEFT_OUT]
+    before = [path for path, module in old.modules.items() if not module.flags & image.LEFT_OUT]
+    added = sum(path not in old.modules or modules[path] is not old.modules[path] for path in good)
+    dropped = sum(path not in modules for path in before)
+    changed = old.content == b"" or modules != old.modules or directories != old.directories
+    if changed and (good or old.content):
+        _write(place.image_path, image.build(place.identity, modules.values(), directories.values()))
+    else:
+        changed = False
+    return Result(len(good), added, dropped, reasons, 0.0, place.image_path, changed)
+
+
+def _read_old(place: Place) -> image.Image:
+    try:
+        return image.read(place.image_path, place.identity)
+    except FileNotFoundError:
+        return image.Image({}, {}, b"")
+    except (ValueError, OSError):
+        # Damaged, or of another build of the interpreter: nothing in it is of use. What it held comes back as misses.
+        return image.Image({}, {}, b"")
+
+
+def _collect_modules(
+    old: image.Image, paths: list[str], settle: bool, progress: Progress | None
+) -> tuple[dict[str, image.Module], dict[str, str]]:
+    """The modules of these sources, those that vanished or will not settle left away, and why some are left out."""
+    modules: dict[str, image.Module] = {}
+    reasons: dict[str, str] = {}
+    unsettled: list[str] = paths
+    total_bytes = 0
+    for last_round in (*[False] * (SETTLE_ROUNDS - 1), True):
+        waiting, unsettled = unsettled, []
+        for path in waiting:
+            try:
+                status = os.stat(path)
+                known = old.modules.get(path)
+                if known and not known.flags and (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size):
+                    modules[path] = known
+                else:
+                    modules[path] = snapshot.module(path)
+                total_bytes += len(modules[path].payload)
+                if total_bytes > MOST_BYTES:
+                    raise snapshot.LeaveOut("the archive is full")
+            except snapshot.Unsettled:
+                unsettled.append(path)
+            except snapshot.LeaveOut as reason:
+                modules[path] = snapshot.left_out(path, status)
+                reasons[path] = str(reason)
+            except OSError:
+                pass  # gone, or not to be read: so is its record
+            if progress is not None:
+                progress(len(modules), len(paths))
+        if not unsettled or not settle or last_round:
+            break
+        time.sleep(snapshot.SETTLE_SECONDS)
+    return {path: modules[path] for path in paths if path in modules}, reasons
+
+
+def _collect_directories(paths: list[str], settle: bool) -> dict[str, image.Directory]:
+    directories: dict[str, image.Directory] = {}
+    unsettled = paths
+    for last_round in (False, True):
+        waiting, unsettled = unsettled, []
+        for path in waiting:
+            try:
+                directories[path] = snapshot.directory(path)
+            except snapshot.Unsettled:
+                unsettled.append(path)
+            except OSError:
+                pass
+        if not unsettled or not settle or last_round:
+            break
+        time.sleep(snapshot.SETTLE_SECONDS)
+    return {path: directories[path] for path in paths if path in directories}
+
+
+def _fold_elsewhere(place: Place) -> None:
+    """Folds another variant's misses, in an interpreter with its options. Failing, they will be recorded again."""
+    level = {"0": [], "1": ["-O"], "2": ["-OO"]}[place.variant[0]]
+    ranges = ["-Xno_debug_ranges"] if place.variant.endswith("n") else []
+    parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    arguments = [parent, place.folder, place.variant, place.prefix, place.identity, "--worker"]
+    environment = {**os.environ, "PYCDS_DISABLE": "1", "PYCDS_REBUILDER": "1"}
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-B", *level, *ranges, "-c", _BOOT, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, check=False,
+    )  # fmt: skip
+
+
+# ---- files ----
+
+
+def _write(path: str, content: bytes) -> None:
+    """Replaces a file as a whole; on any failure the old one stays and nothing is left behind."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".tmp-{name}-{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise
+
+
+def _write_state(place: Place, started: float, result: str, left_out: dict[str, str]) -> None:
+    now = time.time()
+    state = {
+        "last_rebuild": {"at": now, "seconds": round(now - started, 3), "result": result},
+        "left_out": left_out,
+        "prefix": place.prefix,
+        "python": sys.executable,
+    }
+    try:
+        _write(place.state_path, json.dumps(state, indent=1).encode("utf-8", "surrogateescape"))
+    except OSError:
+        pass  # a full disk: the image says enough
+
+
+def read_state(folder: str) -> dict:
+    """The rebuilder's report in a folder; {} if there is none or it makes no sense."""
+    try:
+        with open(os.path.join(folder, "state.json"), "rb") as file:
+            state = json.loads(file.read(16 << 20))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _remove_temporary(folder: str) -> None:
+    """Removes what killed rebuilders left. Needs the lock."""
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if entry.name.startswith(".tmp-")]
+    for path in left:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+def _drop_old_variants(folder: str) -> None:
+    with os.scandir(folder) as entries:
+        images = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(".pycds")]
+    for _, path in sorted(images)[:-MOST_VARIANTS]:
+        os.unlink(path)
+
+
+def _drop_dead_neighbours(folder: str) -> None:
+    """Removes the folders of environments that no longer exist: nobody else ever would."""
+    root = os.path.dirname(folder)
+    with os.scandir(root) as entries:
+        neighbours = [
+            entry.path
+            for entry in entries
+            if entry.path != folder and FOLDER_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        ]
+    for neighbour in neighbours:
+        prefix = read_state(neighbour).get("prefix")
+        if isinstance(prefix, str) and os.path.isabs(prefix) and not os.path.lexists(prefix):
+            remove_folder(neighbour)
+
+
+def remove_folder(folder: str) -> int:
+    """Removes our files in a folder, and the folder if nothing else is in it. Returns the bytes freed."""
+    freed = 0
+    with os.scandir(folder) as entries:
+        own = [entry for entry in entries if OWN_FILE.fullmatch(entry.name)]
+    for entry in own:
+        try:
+            size = entry.stat(follow_symlinks=False).st_size
+            os.unlink(entry.path)
+            freed += size
+        except FileNotFoundError:
+            pass
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+    return freed
+
+
+# ---- the detached process ----
+
+
+def _add_library_folders(prefix: str) -> None:
+    """Puts site-packages at the end of sys.path, without running any .pth file: filelock lies there."""
+    import site
+
+    known = set(sys.path)
+    for folder in site.getsitepackages([prefix, sys.base_prefix]):
+        if folder not in known and os.path.isdir(folder):
+            sys.path.append(folder)
+    user = site.getusersitepackages()
+    if user not in known and os.path.isdir(user):
+        sys.path.append(user)
+
+
+def main() -> None:
+    """Entry of the detached process: ``sys.argv[1:]`` is package folder, cache folder, variant, prefix, identity."""
+    _, folder, variant, prefix, identity, *worker = sys.argv[1:]
+    sys.dont_write_bytecode = True
+    place = Place(folder, variant, prefix, identity)
+    if worker == ["--worker"]:
+        fold(place, settle=False)
+        return
+    _add_library_folders(prefix)
+    time.sleep(snapshot.SETTLE_SECONDS)  # the program that ended has just made its __pycache__ folders
+    try:
+        _rebuild(place, wait=False, settle=True, progress=None)
+    except RebuildError:
+        pass  # written to state.json where that was possible; there is nobody to tell

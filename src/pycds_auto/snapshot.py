@@ -1,0 +1,147 @@
+"""Looking at files for the image: code of modules, listings of directories. Imports none of them, writes no pyc."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import marshal
+import os
+import time
+import warnings
+
+from .image import (
+    LEFT_OUT,
+    NAME_BYTECODE,
+    NAME_DIRECTORY,
+    NAME_EXTENSION_SHIFT,
+    NAME_SOURCE,
+    NAME_UNCERTAIN,
+    Directory,
+    Module,
+)
+
+SETTLE_SECONDS = 2.0
+"""A file or directory younger than this may change again without its times showing it: it is not believed."""
+
+MOST_NAMES = 50_000
+"""A directory with more entries is left to FileFinder: listing it would cost more than it gives."""
+
+
+class Unsettled(Exception):
+    """The file or directory is too young, or changed while it was looked at."""
+
+
+class LeaveOut(Exception):
+    """The file is left to plain Python; the message is the reason."""
+
+
+def age(status: os.stat_result, now: float) -> float:
+    """Seconds since the last change of content or status; a time in the future counts as just now."""
+    return min(now - status.st_mtime, now - status.st_ctime)
+
+
+def module(path: str) -> Module:
+    """The code of a source file, as SourceFileLoader.get_code gives it in this interpreter.
+
+    Raises Unsettled, OSError if the file is not there, or LeaveOut.
+    """
+    before = os.stat(path)
+    # The clock may be set back, or a file unpacked with a time to come: only the recent past is unsettled.
+    if 0 <= time.time() - before.st_mtime < SETTLE_SECONDS:
+        raise Unsettled(path)
+    _refuse_hash_based(path)
+    name = os.path.splitext(os.path.basename(path))[0]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            code = importlib.machinery.SourceFileLoader(name, path).get_code(name)
+            payload = marshal.dumps(code)
+        except OSError:
+            raise
+        except Exception as error:  # what plain Python raises at the import, it is to raise itself
+            raise LeaveOut(f"{type(error).__name__}: {error}") from error
+    if caught:
+        raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
+    after = os.stat(path)
+    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+        raise Unsettled(path)
+    return Module(path, after.st_mtime_ns, after.st_size, 0, payload)
+
+
+def _refuse_hash_based(path: str) -> None:
+    """A hash-based pyc (PEP 552) is believed by other rules than the source's time: left to plain Python."""
+    try:
+        with open(importlib.util.cache_from_source(path), "rb") as file:
+            head = file.read(8)
+    except (OSError, NotImplementedError):
+        return
+    if len(head) == 8 and head[:4] == importlib.util.MAGIC_NUMBER and head[4] & 1:
+        raise LeaveOut("its pyc is hash-based")
+
+
+def left_out(path: str, status: os.stat_result) -> Module:
+    """The record that says: looked at, not in the image."""
+    return Module(path, status.st_mtime_ns, status.st_size, LEFT_OUT, b"")
+
+
+def directory(path: str) -> Directory:
+    """The listing of a directory ("" is the root). Raises Unsettled, or OSError if it is not there."""
+    place = path or "/"
+    before = os.stat(place)
+    names: dict[str, int] | None = {}
+    try:
+        names = _names(place)
+    except PermissionError:
+        names = None
+    after = os.stat(place)
+    # Whoever set the clock back has directories of the future; they are never "within" two seconds of now, and any
+    # change gives them another time, so they can be believed.
+    if _identity(before) != _identity(after) or 0 <= age(after, time.time()) < SETTLE_SECONDS:
+        raise Unsettled(path)
+    return Directory(path, *_identity(after), 0 if names is not None else LEFT_OUT, names or {})
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def same_directory(known: Directory, status: os.stat_result) -> bool:
+    """Does a stat show the directory as it was recorded?"""
+    return _identity(status) == (known.mtime_ns, known.ctime_ns, known.inode, known.device)
+
+
+_SUFFIXES = [
+    *((suffix, 1 << NAME_EXTENSION_SHIFT + i) for i, suffix in enumerate(importlib.machinery.EXTENSION_SUFFIXES)),
+    *((suffix, NAME_SOURCE) for suffix in importlib.machinery.SOURCE_SUFFIXES),
+    *((suffix, NAME_BYTECODE) for suffix in importlib.machinery.BYTECODE_SUFFIXES),
+]
+
+
+def _names(place: str) -> dict[str, int] | None:
+    """The names that an import could ask for (csrc/image.h, ``enum name_flag``); None: too many entries."""
+    names: dict[str, int] = {}
+    with os.scandir(place) as entries:
+        for count, entry in enumerate(entries):
+            if count > MOST_NAMES:
+                return None
+            regular = entry.is_file(follow_symlinks=False)
+            text = entry.name
+            if not _is_text(text):
+                continue
+            if not regular and "." not in text:
+                names[text] = names.get(text, 0) | NAME_DIRECTORY
+            for suffix, flag in _SUFFIXES:
+                stem = text[: -len(suffix)]
+                if text.endswith(suffix) and stem and "." not in stem:
+                    names[stem] = names.get(stem, 0) | flag | (0 if regular else NAME_UNCERTAIN)
+    return names
+
+
+def _is_text(name: str) -> bool:
+    """Can the name be the tail of a module's name (no undecodable bytes)?"""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+

@@ -1,0 +1,91 @@
+"""The spool: what running programs did not find in their image, a line each (written by ``csrc/recorder.c``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SPOOL = "misses.spool"
+FOLDING = "misses.folding"
+"""The spool's name while a rebuilder folds it; what a killed rebuilder leaves, the next one folds too."""
+
+LIMIT = 8 * 1024 * 1024
+"""Bytes of a spool that are read at most; writers stop earlier (csrc/recorder.h)."""
+
+MODULE, DIRECTORY = "M", "D"
+VARIANTS = frozenset(level + ranges for level in "012" for ranges in ("", "n"))
+
+
+class Miss(NamedTuple):
+    """A source file (MODULE) or directory (DIRECTORY) that an image of ``variant`` should have."""
+
+    kind: str
+    variant: str
+    path: str
+
+
+def parse(content: bytes) -> list[Miss]:
+    """The misses of a spool's content, each once, in order; whatever is not a whole, sensible line is skipped."""
+    misses: dict[Miss, None] = {}
+    for line in content.split(b"\n")[:-1]:
+        kind, _, rest = line.partition(b" ")
+        variant, _, path = rest.partition(b" ")
+        text = os.fsdecode(path)
+        if not text.startswith("/") or "\0" in text or variant.decode("latin-1") not in VARIANTS:
+            continue
+        if (kind == b"M" and text.endswith(".py")) or kind == b"D":
+            misses[Miss(kind.decode(), variant.decode(), text)] = None
+    return list(misses)
+
+
+def _content(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            return file.read(LIMIT)
+    except OSError:
+        return b""  # not there, or not a file of ours: no misses to be had from it
+
+
+def read(folder: str, variant: str | None = None) -> list[Miss]:
+    """All misses waiting in a folder (of one variant), each once."""
+    content = _content(os.path.join(folder, FOLDING)) + _content(os.path.join(folder, SPOOL))
+    return [miss for miss in parse(content) if variant is None or miss.variant == variant]
+
+
+def take(folder: str) -> None:
+    """Puts the waiting misses aside for folding: what is recorded from here on goes to a new spool. Needs the lock."""
+    spool, folding = os.path.join(folder, SPOOL), os.path.join(folder, FOLDING)
+    left_over = _content(folding)
+    try:
+        os.replace(spool, folding)
+    except FileNotFoundError:
+        return
+    if left_over:
+        with open(folding, "ab", opener=_private) as file:
+            file.write(left_over)
+
+
+def drop_taken(folder: str) -> None:
+    """Forgets the misses put aside. Needs the lock."""
+    try:
+        os.unlink(os.path.join(folder, FOLDING))
+    except FileNotFoundError:
+        pass
+
+
+def append(folder: str, misses: Iterable[Miss]) -> None:
+    """Adds misses to the spool of a folder, which is created if need be. Raises OSError."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    lines = b"".join(
+        b"%s %s %s\n" % (miss.kind.encode(), miss.variant.encode(), os.fsencode(miss.path))
+        for miss in misses
+        if "\n" not in miss.path
+    )
+    with open(os.path.join(folder, SPOOL), "ab", opener=_private) as file:
+        file.write(lines)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
