@@ -1,7 +1,7 @@
 """Child processes: started with little cost of their own, timed, and never left running in the background.
 
-The benchmark makes itself the *subreaper* of everything it starts (Linux, prctl(2)): a detached rebuilder whose parent has
-exited becomes our child, so it can be waited for before the next timed process starts, and counted.
+The benchmark makes itself the *subreaper* of everything it starts (Linux, prctl(2)): a detached rebuilder whose parent
+has exited becomes our child, so it can be waited for before the next timed process starts, and counted.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """Interleaved measuring and its statistics.
 
-Machines drift, by seconds and by hours, so the contenders of a comparison take turns within one run: every round measures
-each contender of each case once. The order within a case is turned round every other round (plain pycds, pycds plain, …),
-so that neither always comes after the other. pyperf keeps the values; it has no interleaving of its own.
+Machines drift, by seconds and by hours, so the contenders of a comparison take turns within one run: every round
+measures each contender of each case once. The order within a case is turned round every other round (plain pycds,
+pycds plain, …), so that neither always comes after the other. pyperf keeps the values; it has no interleaving.
 """
 
 import datetime
@@ -50,7 +50,7 @@ class Ratio(NamedTuple):
 
 
 def interleave(section: str, cases: Iterable[Case], rounds: int, unit: str = "second") -> list[Outcome]:
-    """Measure every contender of every case ROUNDS times, in turns. A case that fails once ends there, with its reason."""
+    """Measure every contender of every case ROUNDS times, in turns. A case that fails ends there, with its reason."""
     cases = list(cases)
     runs: dict[tuple[str, str], list[pyperf.Run]] = {}
     errors: dict[str, str] = {}

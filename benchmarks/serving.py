@@ -1,8 +1,8 @@
 """Preparing a cache folder, and proving that a process was served from it.
 
-A comparison is worth printing only if the plain side read pycs without pycds-auto and the other side's code came from the
-image. Both are read from the measured process itself, or, where that would disturb the figure, from processes before it in
-the same setting.
+A comparison is worth printing only if the plain side read pycs without pycds-auto and the other side's code came from
+the image. Both are read from the measured process itself, or, where that would disturb the figure, from processes
+before it in the same setting.
 """
 
 import json
@@ -99,7 +99,7 @@ def check_plain(probed: Probed) -> None:
 
 
 def check_served(probed: Probed, cache: Cache, program: Program) -> None:
-    """Raise MeasurementError if a pycds process wasn't served from the image, or less than when the cache was prepared."""
+    """Raise MeasurementError if a pycds process wasn't served, or less than when the cache was prepared."""
     if cache.setting.control:
         return
     stats = probed.stats

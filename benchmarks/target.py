@@ -13,9 +13,10 @@ INTERROGATE = """
 import importlib.util, json, platform, sys, sysconfig
 from importlib.metadata import version
 
-def guess(pattern):
-    text = " ".join(str(sysconfig.get_config_var(key)) for key in ("CONFIG_ARGS", "PY_CFLAGS_NODIST", "DEF_MAKE_ALL_RULE"))
-    return any(word in text for word in pattern)
+def mentions(words):
+    variables = ["CONFIG_ARGS", "PY_CFLAGS_NODIST", "DEF_MAKE_ALL_RULE"]
+    text = " ".join(str(sysconfig.get_config_var(name)) for name in variables)
+    return any(word in text for word in words)
 
 debian = "deb_system" in sysconfig.get_scheme_names()
 present = importlib.util.find_spec("pycds_auto") is not None
@@ -28,7 +29,7 @@ json.dump({
     "base_prefix": sys.base_prefix,
     "site_packages": sysconfig.get_path("platlib"),
     "pgo": "yes (as Debian builds)" if debian else
-        "yes" if guess(["--enable-optimizations", "-fprofile-use", "profile-opt"]) else "no",
+        "yes" if mentions(["--enable-optimizations", "-fprofile-use", "profile-opt"]) else "no",
     "debug": hasattr(sys, "gettotalrefcount"),
     "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
     "pycds": version("pycds-auto") if present else None,
@@ -96,20 +97,21 @@ def interrogate(python: str) -> Target:
 
 
 def status(setting: Setting) -> dict[str, Any]:
-    """What `python -m pycds_auto status --json` says."""
-    answer: dict[str, Any] = json.loads(command_line(setting, "status", "--json"))
+    """What `python -m pycds_auto status --json` says; asked read-only, so that asking leaves nothing to fold."""
+    environment = setting.pycds() | {"PYCDS_READONLY": "1"}
+    answer: dict[str, Any] = json.loads(command_line(setting.target, environment, "status", "--json"))
     return answer
 
 
 def build(setting: Setting) -> None:
     """Fold everything recorded into the image, in the foreground."""
-    command_line(setting, "build")
+    command_line(setting.target, setting.pycds(), "build")
 
 
-def command_line(setting: Setting, *arguments: str) -> str:
+def command_line(target: Target, environment: dict[str, str], *arguments: str) -> str:
     """The output of a sub-command of `python -m pycds_auto`; raises TargetError if it fails."""
-    command = [setting.target.python, "-m", "pycds_auto", *arguments]
-    answer = subprocess.run(command, env=setting.pycds(), capture_output=True, text=True)
+    command = [target.python, "-m", "pycds_auto", *arguments]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     if answer.returncode != 0:
         said = (answer.stderr.strip() or answer.stdout.strip() or "nothing said").splitlines()[-1]
         raise TargetError(f"pycds_auto {' '.join(arguments)}: exit status {answer.returncode}: {said}")

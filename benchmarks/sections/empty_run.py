@@ -46,7 +46,7 @@ def tables(bench: Bench) -> list[Table]:
 def venv_without_pycds(target: Target, folder: str) -> str | None:
     """A twin of the target's venv that lacks only pycds-auto; returns its python, or None if the target is no venv.
 
-    Its site-packages holds a symbolic link to every other entry of the target's, so that site does the same work in both.
+    Its site-packages holds a symbolic link to every other entry of the target's: site does the same work in both.
     """
     configuration = os.path.join(target.prefix, "pyvenv.cfg")
     if target.prefix == target.base_prefix or not os.path.exists(configuration):
