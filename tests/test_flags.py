@@ -1,0 +1,250 @@
+"""Interpreter options: the output is plain Python's with every one of them, and most of them use the image."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from support import User, age, write
+
+PROGRAM = '''\
+"""The program's docstring."""
+import probe
+import csv, decimal, email.message, sys
+import lib.checked, lib.m
+probe.describe(lib.checked)
+probe.describe(lib.m)
+probe.attempt("import lib.m; lib.m.function(0)")
+probe.attempt("import lib.faulty")
+print(__doc__, lib.checked.asserted, lib.checked.function.__doc__, csv.__doc__ is None, sys.flags)
+print(sys.path[0] == "", [entry for entry in sys.path if "programs" in entry])
+'''
+LIBRARY = {
+    "lib/__init__.py": '"""A package."""\n',
+    "lib/m.py": "def function(divisor):\n    return (1 +\n            2 / divisor)\n",
+    "lib/faulty.py": "import lib.m\nlib.m.function(divisor=0)\n",
+    "lib/checked.py": (
+        '"""Asserts."""\nasserted = False\ntry:\n    assert False\nexcept AssertionError:\n    asserted = True\n'
+        'def function():\n    """Documented."""\n'
+    ),
+}
+
+
+@pytest.fixture
+def program(programs: Path) -> Path:
+    write(programs, LIBRARY | {"app.py": PROGRAM})
+    age(programs)
+    return programs / "app.py"
+
+
+# Options that leave the program's folder out of sys.path need it put there.
+BOOT = "import sys; sys.path.insert(0, {folder!r}); sys.argv[0] = {file!r}; exec(compile(open({file!r}).read(), {file!r}, 'exec'))"
+
+# option -> does the image serve such a process?
+OPTIONS = {
+    (): True,
+    ("-O",): True,
+    ("-OO",): True,
+    ("-S",): False,  # no site, no .pth
+    ("-I",): True,
+    ("-E",): True,
+    ("-s",): True,
+    ("-P",): True,
+    ("-B",): True,
+    ("-b",): True,
+    ("-q",): True,
+    ("-u",): True,
+    ("-X", "no_debug_ranges"): True,
+    ("-X", "utf8"): True,
+    ("-X", "dev"): True,
+    ("-X", "frozen_modules=off"): True,
+    ("-X", "tracemalloc"): True,
+    ("-W", "error"): True,
+    ("-I", "-O"): True,
+    ("-I", "-S"): False,
+}
+
+
+def arguments(options: tuple[str, ...], program: Path) -> list[str]:
+    return [*options, "-c", BOOT.format(folder=str(program.parent), file=str(program))]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_option(user: User, program: Path, options: tuple[str, ...]) -> None:
+    plain = user.run(*arguments(options, program), plain=True)
+    first = user.observe(*arguments(options, program))
+    assert first.result == plain and first.hits == 0
+    user.run(*options, "-m", "pycds_auto", "build", quiet=False, code=None if "-S" in options else 0)
+    second = user.observe(*arguments(options, program), readonly="-I" not in options and "-E" not in options)
+    assert second.result == plain
+    assert second.active is OPTIONS[options]
+    if OPTIONS[options]:
+        assert second.misses == 0 and second.stale == 0
+        assert {"lib", "lib.m", "lib.checked", "decimal", "csv"} <= second.served()
+    else:
+        assert not second.served() and second.hits == 0
+        assert not user.cache.exists()
+
+
+def test_variants_do_not_mix(user: User, program: Path) -> None:
+    """Code for one optimisation never serves another; all of them lie side by side."""
+    options = [(), ("-O",), ("-OO",), ("-X", "no_debug_ranges")]
+    for option in options:
+        user.run(*option, program)
+        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+    outputs = set()
+    for option in options:
+        observed = user.observe(*option, program, readonly=True)
+        assert observed.result == user.run(*option, program, plain=True)
+        assert "lib.checked" in observed.served()
+        outputs.add(observed.result.stdout)
+    assert len(outputs) == len(options)
+
+
+def test_image_of_one_variant_does_not_serve_another(user: User, program: Path) -> None:
+    user.run(program)
+    user.build()
+    for option in (("-O",), ("-OO",)):
+        observed = user.observe(*option, program, readonly=True)
+        assert observed.hits == 0 and not observed.served()
+        assert observed.result == user.run(*option, program, plain=True)
+
+
+@pytest.mark.parametrize("setting", ["PYTHONOPTIMIZE=1", "PYTHONNODEBUGRANGES=1", "PYTHONSAFEPATH=1", "PYTHONUTF8=1", "PYTHONDONTWRITEBYTECODE=1"])
+def test_environment_variable(user: User, program: Path, setting: str) -> None:
+    """Python's own variables work as the options do."""
+    name, _, value = setting.partition("=")
+    user.extra[name] = value
+    plain = user.run(*arguments((), program), plain=True)
+    user.run(*arguments((), program))
+    user.build()
+    observed = user.observe(*arguments((), program), readonly=True)
+    assert observed.result == plain and "lib.m" in observed.served() and observed.misses == 0
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_pycache_prefix(user: User, program: Path, tmp_path: Path, way: str) -> None:
+    """__cached__ follows the prefix of the process, not of the one that the archive learned from."""
+    user.run(program)
+    user.build()
+    options = ["-X", f"pycache_prefix={tmp_path}/pycs"] if way == "option" else []
+    env = {"PYTHONPYCACHEPREFIX": f"{tmp_path}/pycs"} if way == "variable" else {}
+    plain = user.run(*options, program, plain=True, env=env)
+    observed = user.observe(*options, program, readonly=True, env=env)
+    assert observed.result == plain
+    assert f"{tmp_path}/pycs" in plain.stdout
+
+
+@pytest.mark.parametrize("option", ["-E", "-I"])
+def test_our_variables_are_ignored(user: User, program: Path, tmp_path: Path, option: str) -> None:
+    """As Python's are, except the one that switches us off."""
+    elsewhere = tmp_path / "elsewhere"
+    ignored = {"PYCDS_CACHE_DIR": str(elsewhere), "PYCDS_LOG": "1", "PYCDS_VALIDATE": "trust", "PYCDS_SKIP": "importlib"}
+    user.run(*arguments((option,), program), env=ignored)
+    user.run(option, "-m", "pycds_auto", "build", env=ignored, quiet=False)
+    assert not elsewhere.exists() and user.image().is_file()
+    observed = user.observe(*arguments((option,), program), env=ignored | {"PYCDS_READONLY": "1"})
+    assert "lib.m" in observed.served() and observed.misses == 0
+    (program.parent / "lib/m.py").write_text("def function(divisor):\n    return 'edited'\n")
+    edited = user.observe(*arguments((option,), program), env=ignored)
+    assert edited.result == user.run(*arguments((option,), program), plain=True)
+    disabled = user.observe(*arguments((option,), program), env={"PYCDS_DISABLE": "1"})
+    assert disabled.hits == 0 and not disabled.active
+
+
+def test_log(user: User, program: Path) -> None:
+    """PYCDS_LOG=1: reasons and a summary on stderr, at exit, and stdout as ever."""
+    plain = user.run(program, plain=True)
+    first = user.run(program, env={"PYCDS_LOG": "1"}, quiet=False)
+    assert first.stdout == plain.stdout and "pycds" in first.stderr and "no image" in first.stderr
+    user.build()
+    second = user.run(program, env={"PYCDS_LOG": "1"}, quiet=False)
+    assert second.stdout == plain.stdout and re.search(r"hits\W*\d\d", second.stderr), second.stderr
+    assert user.run(program, env={"PYCDS_LOG": "0"}).stderr == ""
+
+
+def test_trust(user: User, program: Path) -> None:
+    """PYCDS_VALIDATE=trust: files are not checked; anything else means stat."""
+    user.run(program)
+    user.build()
+    changed = (program.parent / "lib/checked.py").read_text().replace("asserted = False", "asserted = 77   ").replace("= True", "= 77  ")
+    (program.parent / "lib/checked.py").write_text(changed)
+    plain = user.run(program, plain=True)
+    assert "77" in plain.stdout
+    trusting = user.observe(program, readonly=True, env={"PYCDS_VALIDATE": "trust"})
+    assert "77" not in trusting.result.stdout and "lib.checked" in trusting.served()
+    for value in ("stat", "", "nonsense"):
+        assert user.run(program, readonly=True, env={"PYCDS_VALIDATE": value}) == plain
+
+
+def imported(stderr: str, pattern: str) -> list[str]:
+    names = re.findall(pattern, stderr, re.M)
+    return [name for name in names if not name.strip().startswith("pycds_auto")]
+
+
+def test_importtime(user: User, program: Path) -> None:
+    """The same modules, nested in the same way."""
+    # the report of each module, innermost first: "import time:   123 |   456 |   name"
+    pattern = r"^import time:\s+\d+ \|\s+\d+ \| (.*)$"
+    user.run(program)
+    user.build()
+    plain = user.run("-X", "importtime", program, plain=True, quiet=False)
+    ours = user.run("-X", "importtime", program, readonly=True, quiet=False)
+    assert ours.stdout == plain.stdout
+    assert imported(ours.stderr, pattern) == imported(plain.stderr, pattern)
+    assert len(imported(plain.stderr, pattern)) > 50
+    observed = user.observe("-X", "importtime", program, readonly=True, quiet=False)
+    assert observed.misses == 0 and "lib.m" in observed.served()
+
+
+def test_verbose(user: User, program: Path) -> None:
+    """-v reports each module that was imported and each that is cleaned up; how a loader calls itself may differ."""
+    user.run(program)
+    user.build()
+    plain = user.run("-v", program, plain=True, quiet=False)
+    ours = user.run("-v", program, readonly=True, quiet=False)
+    assert ours.stdout == plain.stdout
+    pattern = r"^import '?([\w.]+)'? # "
+    assert sorted(imported(ours.stderr, pattern)) == sorted(imported(plain.stderr, pattern))
+    assert len(imported(plain.stderr, pattern)) > 50
+    assert "lib.m" in imported(ours.stderr, pattern)
+
+
+def test_module_option(user: User, program: Path) -> None:
+    """python -m: runpy asks the loader for the code."""
+    write(program.parent, {"pack/__init__.py": "VALUE = 1\n", "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n"})
+    age(program.parent)
+    keywords = {"cwd": program.parent, "code": 1, "quiet": False}
+    plain = user.run("-m", "pack", "x", plain=True, **keywords)
+    assert "ZeroDivisionError" in plain.stderr and plain.stdout
+    user.run("-m", "pack", "x", **keywords)
+    user.build()
+    assert user.run("-m", "pack", "x", readonly=True, **keywords) == plain
+    user.run("-m", "lib.checked", cwd=program.parent)
+    user.build()
+    assert user.run("-m", "lib.checked", readonly=True, cwd=program.parent) == user.run("-m", "lib.checked", plain=True, cwd=program.parent)
+
+
+def test_traceback_of_the_program(user: User, program: Path) -> None:
+    """An uncaught exception out of archived code, with columns, through several modules."""
+    failing = program.with_name("failing.py")
+    write(program.parent, {"failing.py": "import decimal, lib.faulty\n"})
+    age(program.parent)
+    plain = user.run(failing, plain=True, code=1, quiet=False)
+    assert plain.stderr.count("File ") == 4
+    user.run(failing, code=1, quiet=False)
+    user.build()
+    assert user.run(failing, readonly=True, code=1, quiet=False) == plain
+    assert user.run("-X", "no_debug_ranges", failing, readonly=True, code=1, quiet=False) == user.run("-X", "no_debug_ranges", failing, plain=True, code=1, quiet=False)
+
+
+def test_interactive_and_stdin(user: User, program: Path) -> None:
+    """A program from stdin, with sys.path[0] the current folder."""
+    text = "import lib.m, decimal\nprint(lib.m.__file__, decimal.Decimal(1))\n"
+    keywords = {"input": text, "cwd": program.parent}
+    plain = user.run("-", plain=True, **keywords)
+    user.run("-", **keywords)
+    user.build()
+    assert user.run("-", readonly=True, **keywords) == plain
+    plain = user.run("-i", plain=True, quiet=False, **keywords)
+    assert user.run("-i", readonly=True, quiet=False, **keywords) == plain
