@@ -69,6 +69,9 @@ def _usable_state() -> dict:
         raise CommandError("PYCDS_READONLY is set: the archive isn't to be changed")
     if state["folder"] is None:
         raise CommandError(f"there is no cache folder: {state['reason']}")
+    reason = state["record_reason"] or ""
+    if reason.startswith("cache folder"):  # so begin the refusals of csrc/session.c and csrc/recorder.c
+        raise CommandError(f"{reason}: {text.printable(state['folder'])}")
     _refuse_unwritable(state["folder"])
     return state
 

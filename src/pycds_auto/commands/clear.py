@@ -2,26 +2,32 @@
 
 import contextlib
 import os
-import re
 import stat
+import sys
+import time
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from typing import NoReturn
 
 import filelock
 import platformdirs
 
 from .. import _loader
+from ..rebuild import FOLDER_NAME, OWN_FILE
 from . import CommandError, text
 
-OUR_FILES = ("image-*.pycds", "misses.spool", "misses.folding", "state.json", ".tmp-*")
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 LOCK = "lock"
-OUR_FOLDER = re.compile(r"[A-Za-z][\w.]*(-[\w.]+)*-[0-9a-f]{16}")  # <cache tag>-<hash of interpreter and venv>
 SILENT_WAIT = 1  # seconds
 LONGEST_WAIT = 60  # seconds; a rebuild takes less
+RETRY = 0.05  # seconds
 
 
-def run(everything: bool) -> int:
-    """Clears the folder of this interpreter and environment, or, with everything, all of the cache's."""
+def run(everything: bool) -> NoReturn:
+    """Clears the folder of this interpreter and environment, or, with everything, all of the cache's; then exits."""
     state = _loader.state()
     if state["readonly"]:
         raise CommandError("PYCDS_READONLY is set: nothing is removed")
@@ -33,7 +39,14 @@ def run(everything: bool) -> int:
         print(f"Removed {text.count(files, 'file')} from {text.printable(where)}: {text.size(size)} freed.")
     else:
         print("There was nothing to clear.")
-    return 0
+    _end_without_recording()
+
+
+def _end_without_recording() -> NoReturn:
+    """Ends the process at once: at its ordinary end the recorder would start a rebuilder for what was imported here."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def _own_folder(state: dict) -> str:
@@ -49,7 +62,7 @@ def _all_folders(state: dict) -> list[str]:
     try:
         with os.scandir(root) as entries:
             # A link's target isn't ours to clear.
-            return sorted(e.path for e in entries if OUR_FOLDER.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
+            return sorted(e.path for e in entries if FOLDER_NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 
@@ -67,7 +80,7 @@ def _exists(folder: str) -> bool:
 def _clear(folder: str) -> tuple[int, int]:
     """Removes our files from one folder, and the folder if that leaves it empty; returns how many, and their bytes."""
     files = size = 0
-    with _locked(os.path.join(folder, LOCK)):
+    with _locked(folder):
         for path, length in _our_files(folder):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -87,23 +100,60 @@ def _our_files(folder: str) -> list[tuple[str, int]]:
         return [
             (entry.path, entry.stat(follow_symlinks=False).st_size)
             for entry in entries
-            if entry.is_file(follow_symlinks=False) and any(fnmatchcase(entry.name, ours) for ours in OUR_FILES)
+            if OWN_FILE.fullmatch(entry.name) and entry.name != LOCK and entry.is_file(follow_symlinks=False)
         ]
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Holds a folder's lock: a rebuilder would write an archive into what is being cleared."""
-    lock = filelock.FileLock(path, mode=0o600)
-    try:
-        lock.acquire(timeout=SILENT_WAIT)
-    except filelock.Timeout:
-        text.complain("waiting for a running rebuild to end")
+def _locked(folder: str) -> Iterator[None]:
+    """Keeps rebuilders away from a folder: one would write an archive into what is being cleared."""
+    lock = filelock.FileLock(os.path.join(folder, LOCK), mode=0o600)
+    with _claimable(folder) as descriptor:
+        start = time.monotonic()
+        told = False
+        while not (_claim(descriptor) and _acquire(lock)):
+            waited = time.monotonic() - start
+            if waited > LONGEST_WAIT:
+                raise CommandError(f"a rebuild is still at work in {text.printable(folder)}; nothing was removed there")
+            if waited > SILENT_WAIT and not told:
+                told = True
+                text.complain("waiting for a running rebuild to end")
+            time.sleep(RETRY)
         try:
-            lock.acquire(timeout=LONGEST_WAIT)
-        except filelock.Timeout:
-            raise CommandError(f"a rebuild still holds {text.printable(path)}; nothing was removed there") from None
+            yield
+        finally:
+            lock.release()
+
+
+@contextlib.contextmanager
+def _claimable(folder: str) -> Iterator[int | None]:
+    """The folder, opened for _claim(); None where folders can't be opened (Windows)."""
+    if fcntl is None:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield
+        yield descriptor
     finally:
-        lock.release()
+        os.close(descriptor)
+
+
+def _claim(descriptor: int | None) -> bool:
+    """Takes the claim that a program's end lays on the folder for the rebuilder it starts (csrc/rebuilder.c, claim):
+    for its first seconds that one hasn't got the lock yet. False: one was started."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks has no claims either
+    return True
+
+
+def _acquire(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return False
+    return True

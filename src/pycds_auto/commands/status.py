@@ -133,6 +133,8 @@ def _lines(findings: _Findings) -> list[str]:
     say("last rebuild", _rebuild_line(findings.last))
     if state["validate"] == "trust":
         say("validation", "off (PYCDS_VALIDATE=trust): a changed file isn't noticed")
+    if state["unknown_validate"]:
+        say("validation", f"PYCDS_VALIDATE={state['unknown_validate']} means nothing; it is stat or trust")
     if left_out:
         say("left out", f"{text.count(len(left_out), 'module')}, imported the ordinary way")
         for path, reason in list(left_out.items())[:LEFT_OUT_SHOWN]:
