@@ -79,63 +79,126 @@ filename_of(loader_state *state, PyObject *self, PyObject *full_name, PyObject *
 
 PyDoc_STRVAR(
     get_code_doc,
-    "get_code($self, fullname, /)\n--\n\n"
+    "get_code(self, fullname)\n\n"
     "The module's code object: from the archive if its source is unchanged, else as SourceFileLoader.get_code.");
 
+/* A builtin function bound to the module, not a method: arguments[0] is the loader (see make_loader_type). */
 static PyObject *
-loader_get_code(
-    PyObject *self, PyTypeObject *type, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = PyType_GetModuleState(type);
+    loader_state *state = PyModule_GetState(module);
     if (state == NULL || state->plain_get_code == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "pycds_auto._loader was cleared");
         return NULL;
     }
-    if (count == 1 && keywords == NULL && Py_TYPE(self) == type && state->session != NULL
-        && session_serves(state->session) && importlib_is_untouched(state)) {
+    if (count == 2 && keywords == NULL && (PyObject *)Py_TYPE(arguments[0]) == state->loader_type
+        && state->session != NULL && session_serves(state->session) && importlib_is_untouched(state)) {
         PyObject *keep = NULL;
-        const char *path = filename_of(state, self, arguments[0], &keep);
+        const char *path = filename_of(state, arguments[0], arguments[1], &keep);
         PyObject *code = path == NULL ? NULL : archived_code(state->session, path);
         Py_XDECREF(keep);
         if (code != NULL) {
             return code;
         }
     }
-    PyObject *stack[4] = {self};
-    if (count > 3 || (keywords != NULL && count + PyTuple_GET_SIZE(keywords) > 3)) {
-        PyErr_SetString(PyExc_TypeError, "get_code() takes 1 argument");
-        return NULL;
-    }
-    Py_ssize_t total = count + (keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords));
-    for (Py_ssize_t i = 0; i < total; i++) {
-        stack[i + 1] = arguments[i];
-    }
-    return PyObject_Vectorcall(state->plain_get_code, stack, (size_t)count + 1, keywords);
+    return PyObject_Vectorcall(state->plain_get_code, arguments, (size_t)count, keywords);
 }
 
-static PyMethodDef loader_methods[] = {
-    {"get_code", (PyCFunction)(void (*)(void))loader_get_code, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     get_code_doc},
-    {NULL, NULL, 0, NULL},
-};
+static PyMethodDef get_code_definition = {
+    "get_code", (PyCFunction)(void (*)(void))loader_get_code, METH_FASTCALL | METH_KEYWORDS, get_code_doc};
 
-PyDoc_STRVAR(loader_doc, "importlib.machinery.SourceFileLoader for a module whose code is in the archive.");
+PyDoc_STRVAR(reduce_doc, "Pickled as the SourceFileLoader that it stands for: the reader may not have pycds-auto.");
 
-static PyType_Slot loader_slots[] = {
-    {Py_tp_doc, (void *)loader_doc},
-    {Py_tp_methods, loader_methods},
+static PyObject *
+loader_reduce(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    loader_state *state = PyModule_GetState(module);
+    if (count != 2 || state == NULL || state->source_file_loader == NULL) {
+        PyErr_SetString(PyExc_TypeError, "__reduce_ex__() takes exactly one argument");
+        return NULL;
+    }
+    PyObject *name = PyObject_GetAttr(arguments[0], state->strings.name);
+    PyObject *path = name == NULL ? NULL : PyObject_GetAttr(arguments[0], state->strings.path);
+    if (path == NULL) {
+        Py_XDECREF(name);
+        return NULL;
+    }
+    return Py_BuildValue("O(NN)", state->source_file_loader, name, path);
+}
+
+static PyMethodDef reduce_definition = {
+    "__reduce_ex__", (PyCFunction)(void (*)(void))loader_reduce, METH_FASTCALL, reduce_doc};
+
+/* ---- the class of the class ---- */
+
+/* Programs look loaders up by type: pip's vendored distlib, for one, has a dictionary with SourceFileLoader as a key,
+   and fails for any other type. So our class equals its base, and hashes alike. */
+
+static PyObject *
+metaclass_compare(PyObject *self, PyObject *other, int operation)
+{
+    PyTypeObject *base = ((PyTypeObject *)self)->tp_base;
+    bool equal = self == other || other == (PyObject *)base;
+    if (operation == Py_EQ && equal) {
+        Py_RETURN_TRUE;
+    }
+    if (operation == Py_NE && equal) {
+        Py_RETURN_FALSE;
+    }
+    Py_RETURN_NOTIMPLEMENTED;
+}
+
+static Py_hash_t
+metaclass_hash(PyObject *self)
+{
+    return PyObject_Hash((PyObject *)((PyTypeObject *)self)->tp_base);
+}
+
+static PyType_Slot metaclass_slots[] = {
+    {Py_tp_richcompare, metaclass_compare},
+    {Py_tp_hash, metaclass_hash},
     {0, NULL},
 };
 
-static PyType_Spec loader_spec = {
-    .name = "pycds_auto._loader.Loader",
-    .basicsize = 0, /* as the base: name and path lie in the instance's dictionary */
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = loader_slots,
+static PyType_Spec metaclass_spec = {
+    .name = "pycds_auto._loader.LoaderType",
+    .basicsize = 0,
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = metaclass_slots,
 };
 
-PyObject *
-make_loader_type(PyObject *module, PyObject *source_file_loader)
+/* A bound-to-instance method out of a C function bound to the module. */
+static PyObject *
+method_of_module(PyObject *module, PyMethodDef *definition)
 {
-    return PyType_FromModuleAndSpec(module, &loader_spec, source_file_loader);
+    PyObject *function = PyCFunction_New(definition, module);
+    PyObject *method = function == NULL ? NULL : PyInstanceMethod_New(function);
+    Py_XDECREF(function);
+    return method;
+}
+
+/* class SourceFileLoader(SourceFileLoader, metaclass=LoaderType): made by calling the metaclass, as a class statement
+   would, since 3.11 has no PyType_FromMetaclass. It goes by its base's name: a spec's repr is part of what programs
+   print. */
+PyObject *
+make_loader_type(PyObject *module, loader_state *state)
+{
+    PyObject *metaclass = PyType_FromSpecWithBases(&metaclass_spec, (PyObject *)&PyType_Type);
+    PyObject *base = state->source_file_loader;
+    PyObject *get_code = method_of_module(module, &get_code_definition);
+    PyObject *reduce = method_of_module(module, &reduce_definition);
+    PyObject *base_module = PyObject_GetAttrString(base, "__module__");
+    PyObject *base_doc = PyObject_GetAttrString(base, "__doc__");
+    PyObject *type = NULL;
+    if (metaclass != NULL && get_code != NULL && reduce != NULL && base_module != NULL && base_doc != NULL) {
+        type = PyObject_CallFunction(
+            metaclass, "s(O){s:O,s:O,s:(),s:O,s:O}", ((PyTypeObject *)base)->tp_name, base, "__module__", base_module,
+            "__doc__", base_doc, "__slots__", "get_code", get_code, "__reduce_ex__", reduce);
+    }
+    Py_XDECREF(metaclass);
+    Py_XDECREF(get_code);
+    Py_XDECREF(reduce);
+    Py_XDECREF(base_module);
+    Py_XDECREF(base_doc);
+    return type;
 }

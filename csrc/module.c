@@ -286,7 +286,7 @@ activate(PyObject *module, loader_state *state)
     }
     state->entry_index = PyDict_New();
     state->finder_type = make_finder_type(module);
-    state->loader_type = make_loader_type(module, state->source_file_loader);
+    state->loader_type = make_loader_type(module, state);
     if (state->entry_index == NULL || state->finder_type == NULL || state->loader_type == NULL) {
         goto declined;
     }

@@ -1,5 +1,6 @@
 #include "rebuilder.h"
 
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <ctype.h>

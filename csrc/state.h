@@ -2,6 +2,7 @@
 #ifndef PYCDS_STATE_H
 #define PYCDS_STATE_H
 
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "session.h"
@@ -87,7 +88,7 @@ bool importlib_is_untouched(loader_state *state);
 
 /* finder.c, archive_loader.c: the types, made once a module */
 PyObject *make_finder_type(PyObject *module);
-PyObject *make_loader_type(PyObject *module, PyObject *source_file_loader);
+PyObject *make_loader_type(PyObject *module, loader_state *state);
 
 /* Forgets the path entries. */
 void finder_clear(loader_state *state);
