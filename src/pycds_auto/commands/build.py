@@ -68,7 +68,7 @@ def _usable_state() -> dict:
     if state["readonly"]:
         raise CommandError("PYCDS_READONLY is set: the archive isn't to be changed")
     if state["folder"] is None:
-        raise CommandError(f"there is no cache folder: {state['reason']}")
+        raise CommandError(state["reason"] or "there is no cache folder")
     reason = state["record_reason"] or ""
     if reason.startswith("cache folder"):  # so begin the refusals of csrc/session.c and csrc/recorder.c
         raise CommandError(f"{reason}: {text.printable(state['folder'])}")

@@ -51,20 +51,29 @@ def _end_without_recording() -> NoReturn:
 
 def _own_folder(state: dict) -> str:
     if state["folder"] is None:
-        raise CommandError(f"there is no cache folder: {state['reason']}")
+        raise CommandError(state["reason"] or "there is no cache folder")
     return state["folder"]
 
 
 def _all_folders(state: dict) -> list[str]:
-    root = state["cache_root"] or platformdirs.user_cache_dir("pycds-auto")
-    if not os.path.isabs(root):
-        raise CommandError("there is no cache folder: no home folder is known, and PYCDS_CACHE_DIR isn't set")
+    root = state["cache_root"] or _platform_root()
+    if root is None:
+        raise CommandError(state["reason"] or "there is no cache folder")
     try:
         with os.scandir(root) as entries:
             # A link's target isn't ours to clear.
             return sorted(e.path for e in entries if FOLDER_NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
+
+
+def _platform_root() -> str | None:
+    """platformdirs' answer, for a platform whose rule csrc/cachedir.c doesn't know; None where there is no home."""
+    try:
+        root = platformdirs.user_cache_dir("pycds-auto")
+    except RuntimeError:
+        return None
+    return root if os.path.isabs(root) else None  # older releases answer "~/.cache" where there is no home
 
 
 def _exists(folder: str) -> bool:
