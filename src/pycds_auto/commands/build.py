@@ -188,7 +188,6 @@ def _fold(state: dict) -> list[str]:
     try:
         result = _rebuild(state, progress)
     except rebuild.RebuildError as error:
-        progress.close()
         raise CommandError(str(error)) from None
     finally:
         progress.close()
@@ -211,7 +210,8 @@ def _summary(result: rebuild.Result) -> Iterable[str]:
     modules = text.count(result.modules, "module")
     if result.changed:
         size = text.size(os.path.getsize(result.path))
-        yield f"Archived {modules} ({result.added:,} added, {result.dropped:,} dropped) in {text.duration(result.seconds)}."
+        change = f"{result.added:,} added, {result.dropped:,} dropped"
+        yield f"Archived {modules} ({change}) in {text.duration(result.seconds)}."
         yield f"{size} in {text.printable(result.path)}"
     elif result.modules:
         yield f"Nothing to do: the archive is up to date with {modules}."

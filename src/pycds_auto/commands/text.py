@@ -8,7 +8,7 @@ import time
 def complain(message: str) -> None:
     """One line on stderr, under the product's name."""
     if sys.stderr is not None:
-        print(f"pycds-auto: {message}", file=sys.stderr, flush=True)
+        print(f"pycds-auto: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
