@@ -180,7 +180,7 @@ method_of_module(PyObject *module, PyMethodDef *definition)
 /* class SourceFileLoader(SourceFileLoader, metaclass=LoaderType): made by calling the metaclass, as a class statement
    would, since 3.11 has no PyType_FromMetaclass. It goes by its base's name: a spec's repr is part of what programs
    print. */
-PyObject *
+static PyObject *
 make_loader_type(PyObject *module, loader_state *state)
 {
     PyObject *metaclass = PyType_FromSpecWithBases(&metaclass_spec, (PyObject *)&PyType_Type);
@@ -201,4 +201,13 @@ make_loader_type(PyObject *module, loader_state *state)
     Py_XDECREF(base_module);
     Py_XDECREF(base_doc);
     return type;
+}
+
+PyObject *
+loader_type(loader_state *state)
+{
+    if (state->loader_type == NULL) {
+        state->loader_type = make_loader_type(state->module, state);
+    }
+    return state->loader_type;
 }

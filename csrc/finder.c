@@ -79,7 +79,7 @@ set_cached(loader_state *state, PyObject *spec, const char *folder, size_t folde
     }
     char text[PYCDS_PATH_BYTES + 512];
     int bytes = snprintf(
-        text, sizeof(text), "%.*s/__pycache__/%s%s", (int)folder_bytes, folder, stem, state->cached_suffix);
+        text, sizeof(text), "%.*s/__pycache__/%s%s", (int)folder_bytes, folder, stem, state->session->cached_suffix);
     if (bytes < 0 || (size_t)bytes >= sizeof(text)) {
         return RET_OK;
     }
@@ -125,8 +125,8 @@ source_spec(
     }
     bool archived = module != NULL && !(module->flags & MODULE_LEFT_OUT);
     PyObject *arguments[] = {search->full_name, origin};
-    PyObject *loader =
-        PyObject_Vectorcall(archived ? state->loader_type : state->source_file_loader, arguments, 2, NULL);
+    PyObject *type = archived ? loader_type(state) : state->source_file_loader;
+    PyObject *loader = type == NULL ? NULL : PyObject_Vectorcall(type, arguments, 2, NULL);
     PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin);
     Py_XDECREF(loader);
     Py_DECREF(origin);
@@ -431,7 +431,8 @@ ask(loader_state *state, const struct search *search, PyObject *finder, PyObject
         }
         else if (is_archived(state, text, (size_t)bytes)) {
             PyObject *loader_arguments[] = {search->full_name, path};
-            PyObject *ours = PyObject_Vectorcall(state->loader_type, loader_arguments, 2, NULL);
+            PyObject *type = loader_type(state);
+            PyObject *ours = type == NULL ? NULL : PyObject_Vectorcall(type, loader_arguments, 2, NULL);
             if (ours == NULL || PyObject_SetAttr(spec, state->strings.loader, ours) != 0) {
                 answer = ANSWER_ERROR;
             }

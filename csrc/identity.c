@@ -48,8 +48,10 @@ copy_build_id(const unsigned char *notes, size_t size, char *out, size_t out_byt
         if (head.n_type == NT_GNU_BUILD_ID && head.n_namesz == 4 && memcmp(notes + sizeof(head), "GNU", 4) == 0
             && head.n_descsz > 0 && (size_t)head.n_descsz * 2 + 1 <= out_bytes) {
             for (size_t i = 0; i < head.n_descsz; i++) {
-                snprintf(out + 2 * i, 3, "%02x", bytes[i]);
+                out[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+                out[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
             }
+            out[2 * (size_t)head.n_descsz] = '\0';
             return true;
         }
         notes += sizeof(head) + name + description;

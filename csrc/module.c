@@ -110,7 +110,7 @@ session_create(void)
     snprintf(
         session->variant, sizeof(session->variant), "%d%s", optimise > 2 ? 2 : (int)optimise,
         without_debug_ranges(ignore_environment) ? "n" : "");
-    char cache_tag[128], soabi[128], build[160];
+    char cache_tag[64], soabi[64], build[160];
     if (session->settings.disabled) {
         session_set_reason(session, "PYCDS_DISABLE is set");
     }
@@ -122,6 +122,9 @@ session_create(void)
         session_set_reason(session, "the interpreter cannot be identified");
         return session;
     }
+    snprintf(
+        session->cached_suffix, sizeof(session->cached_suffix), ".%s%s%.1s.pyc", cache_tag, optimise ? ".opt-" : "",
+        optimise ? session->variant : "");
     size_t bytes = strlen(session->prefix) + 1024;
     session->identity = malloc(bytes);
     if (session->identity == NULL) {
@@ -147,38 +150,6 @@ session_of(loader_state *state)
         state->session = session_create();
     }
     return state->session;
-}
-
-/* What the rebuilder will need to find our package and to tell library files from a user's. */
-static void
-find_libraries(struct session *session, PyObject *module)
-{
-    PyObject *os = PyImport_ImportModule("os"); /* in sys.modules since site */
-    PyObject *file = os == NULL ? NULL : PyObject_GetAttrString(os, "__file__");
-    PyObject *frozen = PySys_GetObject("_stdlib_dir");
-    session->stdlib = copy_text(frozen);
-    if (session->stdlib == NULL && (session->stdlib = copy_text(file)) != NULL) {
-        char *slash = strrchr(session->stdlib, '/');
-        if (slash != NULL) {
-            *slash = '\0';
-        }
-    }
-    Py_XDECREF(os);
-    Py_XDECREF(file);
-    /* .../pycds_auto/_loader.so: two folders up */
-    PyObject *own = PyModule_GetFilenameObject(module);
-    session->package_parent = copy_text(own);
-    Py_XDECREF(own);
-    for (int i = 0; i < 2 && session->package_parent != NULL; i++) {
-        char *slash = strrchr(session->package_parent, '/');
-        if (slash == NULL) {
-            free(session->package_parent);
-            session->package_parent = NULL;
-            break;
-        }
-        *slash = '\0';
-    }
-    PyErr_Clear();
 }
 
 /* ---- activation ---- */
@@ -280,28 +251,13 @@ activate(PyObject *module, loader_state *state)
     if (!session_serves(session) && !session->recording) {
         return RET_OK; /* nothing to give and nothing to learn */
     }
-    find_libraries(session, module);
+    session->stdlib = copy_system_text("_stdlib_dir");
     if (intern_strings(state) != RET_OK || guard_importlib(state, &reason) != RET_OK) {
         goto declined;
     }
     state->entry_index = PyDict_New();
     state->finder_type = make_finder_type(module);
-    state->loader_type = make_loader_type(module, state);
-    if (state->entry_index == NULL || state->finder_type == NULL || state->loader_type == NULL) {
-        goto declined;
-    }
-    char soabi[128], cache_tag[128], optimisation[16] = "";
-    if (interpreter_names(cache_tag, soabi, sizeof(cache_tag)) != RET_OK) {
-        reason = "the interpreter cannot be identified";
-        goto declined;
-    }
-    if (session->variant[0] != '0') {
-        snprintf(optimisation, sizeof(optimisation), ".opt-%c", session->variant[0]);
-    }
-    if ((size_t)snprintf(
-            state->cached_suffix, sizeof(state->cached_suffix), ".%s%s.pyc", cache_tag, optimisation)
-        >= sizeof(state->cached_suffix)) {
-        reason = "the interpreter cannot be identified";
+    if (state->entry_index == NULL || state->finder_type == NULL) {
         goto declined;
     }
     if (install_finder(state, &reason) != RET_OK) {
@@ -319,34 +275,87 @@ declined:
     return RET_OK;
 }
 
+/* Gives a module that the .pth file made with _imp.create_dynamic what importlib gives every module, from `spec`, and
+   notes where the package is. */
+static int
+adopt_spec(PyObject *module, PyObject *spec)
+{
+    PyObject *loader = PyObject_GetAttrString(spec, "loader");
+    PyObject *origin = PyObject_GetAttrString(spec, "origin");
+    PyObject *modules = PySys_GetObject("modules");
+    int result = RET_ERROR;
+    if (loader != NULL && origin != NULL && modules != NULL && PyObject_SetAttrString(spec, "_set_fileattr", Py_True) == 0
+        && PyObject_SetAttrString(module, "__spec__", spec) == 0
+        && PyObject_SetAttrString(module, "__loader__", loader) == 0
+        && PyObject_SetAttrString(module, "__file__", origin) == 0
+        && PyModule_AddStringConstant(module, "__package__", "pycds_auto") == 0
+        && PyMapping_SetItemString(modules, "pycds_auto._loader", module) == 0) {
+        result = RET_OK;
+    }
+    Py_XDECREF(loader);
+    Py_XDECREF(origin);
+    return result;
+}
+
+/* The folder that holds the package: two above this extension module. */
+static void
+find_package(struct session *session, PyObject *module)
+{
+    PyObject *file = PyObject_GetAttrString(module, "__file__");
+    session->package_parent = copy_text(file);
+    Py_XDECREF(file);
+    PyErr_Clear();
+    for (int i = 0; i < 2 && session->package_parent != NULL; i++) {
+        char *slash = strrchr(session->package_parent, '/');
+        if (slash == NULL) {
+            free(session->package_parent);
+            session->package_parent = NULL;
+            break;
+        }
+        *slash = '\0';
+    }
+}
+
+/* Turns the pending exception into the session's reason. */
+static void
+exception_to_reason(loader_state *state)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    if (state->session != NULL) {
+        char reason[200];
+        snprintf(reason, sizeof(reason), "activation failed: %.150s", utf8 == NULL ? "?" : utf8);
+        session_set_reason(state->session, reason);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    PyErr_Clear();
+}
+
 PyDoc_STRVAR(
     activate_doc,
-    "activate($module, /)\n--\n\n"
+    "activate($module, spec=None, /)\n--\n\n"
     "Puts the finder into sys.meta_path unless something speaks against it (stats()['reason'] says what).\n\n"
-    "Called from pycds_auto.pth at every start. Returns whether an image is in use. Never raises.");
+    "Called from pycds_auto.pth at every start, which makes the module without importlib and hands over its spec.\n"
+    "Returns whether an image is in use. Never raises.");
 
 static PyObject *
-loader_activate(PyObject *module, PyObject *unused)
+loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
-    (void)unused;
     loader_state *state = PyModule_GetState(module);
     if (!state->activated) {
         state->activated = true;
-        if (activate(module, state) != RET_OK) {
-            PyObject *type, *value, *traceback;
-            PyErr_Fetch(&type, &value, &traceback);
-            PyObject *text = value == NULL ? NULL : PyObject_Str(value);
-            const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
-            if (state->session != NULL) {
-                char reason[200];
-                snprintf(reason, sizeof(reason), "activation failed: %.150s", utf8 == NULL ? "?" : utf8);
-                session_set_reason(state->session, reason);
-            }
-            Py_XDECREF(text);
-            Py_XDECREF(type);
-            Py_XDECREF(value);
-            Py_XDECREF(traceback);
-            PyErr_Clear();
+        state->module = module;
+        if ((count > 0 && arguments[0] != Py_None && adopt_spec(module, arguments[0]) != RET_OK)
+            || activate(module, state) != RET_OK) {
+            exception_to_reason(state);
+        }
+        else if (state->finder != NULL) {
+            find_package(state->session, module);
         }
     }
     return PyBool_FromLong(state->session != NULL && session_serves(state->session));
@@ -552,7 +561,7 @@ loader_cache_root(PyObject *module, PyObject *arguments)
 /* ---- the module ---- */
 
 static PyMethodDef methods[] = {
-    {"activate", loader_activate, METH_NOARGS, activate_doc},
+    {"activate", (PyCFunction)(void (*)(void))loader_activate, METH_FASTCALL, activate_doc},
     {"stats", loader_stats, METH_NOARGS, stats_doc},
     {"state", loader_state_report, METH_NOARGS, state_doc},
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},

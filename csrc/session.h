@@ -23,6 +23,7 @@ struct session {
     char state_path[PYCDS_PATH_BYTES];
     char variant[8]; /* what options change in code: optimisation level, "n" for no_debug_ranges */
     char *identity; /* owned */
+    char cached_suffix[80]; /* what pyc files are called behind the stem: ".cpython-311.opt-1.pyc" */
 
     /* what the rebuilder is started with; owned, NULL where unknown */
     char *executable; /* sys.executable */

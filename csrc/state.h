@@ -52,7 +52,9 @@ typedef struct {
     struct session *session; /* NULL until something asked; see `session_is_armed` for who frees it */
     bool session_is_armed; /* the end of the process frees it */
     bool activated;
-    PyObject *finder_type, *loader_type; /* owned */
+    PyObject *module; /* borrowed: this module */
+    PyObject *finder_type; /* owned */
+    PyObject *loader_type; /* owned; NULL until loader_type() */
     PyObject *finder; /* owned; NULL while not on sys.meta_path by us */
 
     /* importlib, as found at activation; all owned */
@@ -61,7 +63,6 @@ typedef struct {
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
     PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
     PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
-    char cached_suffix[64]; /* ".cpython-311.opt-1.pyc" */
     size_t extension_suffix_count;
     char extension_suffixes[8][64];
 
@@ -86,9 +87,11 @@ int guard_importlib(loader_state *state, const char **reason);
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
 
-/* finder.c, archive_loader.c: the types, made once a module */
+/* finder.c: the finder's type. New reference. */
 PyObject *make_finder_type(PyObject *module);
-PyObject *make_loader_type(PyObject *module, loader_state *state);
+
+/* archive_loader.c: the class of the loader of hits, made when the first one is needed. Borrowed. */
+PyObject *loader_type(loader_state *state);
 
 /* Forgets the path entries. */
 void finder_clear(loader_state *state);
