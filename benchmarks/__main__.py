@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--runs", type=positive, default=RUNS, metavar="N", help=f"processes a side and program ({RUNS})")
     made.add_argument("--quick", action="store_const", dest="runs", const=QUICK_RUNS, help=f"--runs {QUICK_RUNS}")
+    made.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for machines busy with others")
     made.add_argument("--breakdown", action="store_true", help="also list the system calls by name")
     made.add_argument("--control", action="store_true", help="plain on both sides: shows the machine's noise")
     made.add_argument("--markdown", action="store_true", help="Markdown instead of text")

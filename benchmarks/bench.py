@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pyperf
 
-from benchmarks.processes import run
+from benchmarks.errors import MeasurementError, TargetError
+from benchmarks.processes import Finished, run
 from benchmarks.programs import Program
 from benchmarks.sampling import Case, Outcome, interleave
-from benchmarks.serving import Cache, prepare
+from benchmarks.serving import Cache, Probed, prepare
 from benchmarks.target import Setting, Target
 
 
@@ -22,6 +23,7 @@ class Options(NamedTuple):
     rounds: int
     control: bool
     breakdown: bool
+    clock: str  # "wall" or "cpu"
 
 
 class Bench:
@@ -44,13 +46,25 @@ class Bench:
     def cache(self) -> Cache:
         """The cache with all programs in one image, as a venv's user has it; prepared when first asked for."""
         self.tell("preparing pycs and the image of all programs")
-        return prepare(self.programs, self.setting("all"))
+        try:
+            return prepare(self.programs, self.setting("all"))
+        except MeasurementError as error:
+            raise TargetError(str(error)) from None
 
     def whole_process(self, arguments: list[str], environment: dict[str, str]) -> float:
-        """Seconds from before the start of a process to after its end."""
+        """Seconds of a process from its start to its end."""
         finished = run(arguments, environment)
         self.background += finished.background
-        return finished.seconds
+        return self.clock(finished)
+
+    def clock(self, measured: Finished | Probed) -> float:
+        """Seconds by the clock that was asked for."""
+        return measured.cpu if self.options.clock == "cpu" else measured.wall
+
+    def how(self, rounds: int) -> str:
+        """How times were measured, for a title."""
+        time_of = "CPU time, " if self.options.clock == "cpu" else ""
+        return f"{time_of}medians of {rounds} fresh processes a side, interleaved"
 
     def measure(self, section: str, cases: Iterable[Case], rounds: int, unit: str = "second") -> list[Outcome]:
         """Interleave the cases and keep their values for pyperf's JSON."""

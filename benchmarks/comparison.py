@@ -3,15 +3,16 @@
 from benchmarks.programs import Program
 from benchmarks.report import Row, Table, error_row, milliseconds, times
 from benchmarks.sampling import Outcome, geometric_mean, ratio
-from benchmarks.serving import Cache, remark
+from benchmarks.serving import Cache, refusal, remark
 
 
 def comparison(title: str, programs: list[Program], outcomes: list[Outcome], cache: Cache, notes: list[str]) -> Table:
     """Medians in ms, and how many times faster pycds is."""
     rows, ratios = [], {}
     for program, outcome in zip(programs, outcomes, strict=True):
-        if outcome.error is not None:
-            rows.append(error_row(program.name, outcome.error))
+        error = outcome.error or refusal(cache, program)
+        if error is not None:
+            rows.append(error_row(program.name, error))
             continue
         found = ratio(outcome.benchmarks["plain"], outcome.benchmarks["pycds"])
         ratios[program.name] = found.value

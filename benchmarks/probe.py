@@ -9,9 +9,11 @@ import time
 statement = compile(sys.argv[1], "<statement>", "exec")
 namespace = {"__name__": "__main__"}
 before = set(sys.modules)
+cpu_begin = time.process_time_ns()
 begin = time.perf_counter_ns()
 exec(statement, namespace)
 nanoseconds = time.perf_counter_ns() - begin
+cpu_nanoseconds = time.process_time_ns() - cpu_begin
 imported = [module for name, module in sys.modules.items() if name not in before]
 
 import importlib.machinery  # noqa: E402
@@ -46,6 +48,7 @@ else:
 json.dump(
     {
         "nanoseconds": nanoseconds,
+        "cpu_nanoseconds": cpu_nanoseconds,
         "pycs": sorted(spec.cached for spec in specs.values()),
         "ordinary": sorted(
             name for name, spec in specs.items() if type(spec.loader) is importlib.machinery.SourceFileLoader

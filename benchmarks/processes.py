@@ -20,7 +20,8 @@ POLL = 0.01  # seconds
 class Finished(NamedTuple):
     """A child that ended well."""
 
-    seconds: float  # from before the start to after the exit, background processes not included
+    wall: float  # seconds from before the start to after the exit
+    cpu: float  # seconds of user and system time, its awaited children included
     stdout: str
     stderr: str
     background: int  # processes it left behind; all have ended
@@ -52,15 +53,16 @@ def run(arguments: list[str], environment: dict[str, str]) -> Finished:
         pid = os.posix_spawn(arguments[0], arguments, environment, file_actions=streams)
     except OSError as error:
         raise MeasurementError(f"{arguments[0]}: {error.strerror}") from None
-    _, status = os.waitpid(pid, 0)
-    seconds = time.perf_counter() - begin
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.perf_counter() - begin
+    cpu = usage.ru_utime + usage.ru_stime
     background = wait_for_background()
     stdout, stderr = read("stdout"), read("stderr")
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
         last = stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
         raise MeasurementError(f"{' '.join(arguments[-2:])}: exit status {code}: {last[0]}")
-    return Finished(seconds, stdout, stderr, background)
+    return Finished(wall, cpu, stdout, stderr, background)
 
 
 def wait_for_background() -> int:

@@ -28,7 +28,9 @@ def print_tables(options: argparse.Namespace) -> int:
     here = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="pycds-benchmarks-") as workspace:
         programs = write_programs(options.programs, os.path.join(workspace, "programs"))
-        bench = Bench(target, programs, workspace, Options(options.runs, options.control, options.breakdown))
+        bench = Bench(
+            target, programs, workspace, Options(options.runs, options.control, options.breakdown, options.clock)
+        )
         os.chdir(workspace)
         try:
             return print_sections(bench, options, json)
@@ -63,7 +65,7 @@ def section(bench: Bench, name: str) -> list[Table]:
     """One section's tables; what spoils all of it becomes its only row."""
     try:
         return SECTIONS[name](bench)
-    except (MeasurementError, TargetError) as error:
+    except MeasurementError as error:
         return [Table(name, ["section"], [error_row(name, str(error))], [])]
 
 

@@ -18,7 +18,8 @@ from benchmarks.target import Setting, build, status
 class Probed(NamedTuple):
     """What a probed process reported."""
 
-    seconds: float  # the import statement alone
+    wall: float  # seconds of the import statement alone
+    cpu: float  # seconds of user and system time of it
     pycs: list[str]  # where the pycs of its modules from source belong, one each
     ordinary: list[str]  # modules from source that Python's own loader loaded
     stats: dict[str, Any] | None  # pycds_auto.stats(), None if not installed
@@ -48,7 +49,8 @@ def probe(program: Program, environment: dict[str, str], setting: Setting) -> Pr
     finished = run([setting.target.python, program.probe, program.statement], environment)
     report = json.loads(finished.stdout)
     return Probed(
-        seconds=report["nanoseconds"] / 1e9,
+        wall=report["nanoseconds"] / 1e9,
+        cpu=report["cpu_nanoseconds"] / 1e9,
         pycs=report["pycs"],
         ordinary=report["ordinary"],
         stats=report["stats"],
@@ -73,11 +75,7 @@ def prepare(programs: list[Program], setting: Setting) -> Cache:
     state = build_image(programs, setting)
     pycds = {program.name: probe(program, setting.pycds(), setting) for program in programs}
     complaint = f"{state['pending_misses']} misses pending after build" if state["pending_misses"] else ""
-    cache = Cache(setting, plain, pycds, state["image"], complaint)
-    for program in programs:
-        check_plain(plain[program.name])
-        check_served(pycds[program.name], cache, program)
-    return cache
+    return Cache(setting, plain, pycds, state["image"], complaint)
 
 
 def build_image(programs: list[Program], setting: Setting) -> dict[str, Any]:
@@ -111,6 +109,16 @@ def check_served(probed: Probed, cache: Cache, program: Program) -> None:
     expected = before["hits"] if before is not None else 0
     if stats["hits"] < max(expected, probed.sources() / 2):
         raise MeasurementError(f"{stats['hits']} hits, {expected} before, for {probed.sources()} modules")
+
+
+def refusal(cache: Cache, program: Program) -> str | None:
+    """Why figures of this program would be a lie, judged by the probes of the preparation."""
+    try:
+        check_plain(cache.plain[program.name])
+        check_served(cache.pycds[program.name], cache, program)
+    except MeasurementError as error:
+        return str(error)
+    return None
 
 
 def remark(cache: Cache, program: Program) -> str:

@@ -37,6 +37,15 @@ json.dump({
 }, sys.stdout)
 """
 
+# Runs in the target: the pycs of the modules whose code is in an image, or would be there if they were compiled.
+LIST_PYCS = """
+import importlib.util, json, sys
+from pycds_auto import _loader, image
+modules = image.read(sys.argv[1], _loader.state()["identity"]).modules
+sources = [path for path, module in modules.items() if not module.flags & image.LEFT_OUT]
+json.dump([importlib.util.cache_from_source(path) for path in sources], sys.stdout)
+"""
+
 
 class Target(NamedTuple):
     """An interpreter, by its path, and what it says of itself."""
@@ -98,21 +107,26 @@ def interrogate(python: str) -> Target:
 
 def status(setting: Setting) -> dict[str, Any]:
     """What `python -m pycds_auto status --json` says; asked read-only, so that asking leaves nothing to fold."""
-    environment = setting.pycds() | {"PYCDS_READONLY": "1"}
-    answer: dict[str, Any] = json.loads(command_line(setting.target, environment, "status", "--json"))
+    answer: dict[str, Any] = json.loads(ask(setting, True, "-m", "pycds_auto", "status", "--json"))
     return answer
 
 
 def build(setting: Setting) -> None:
     """Fold everything recorded into the image, in the foreground."""
-    command_line(setting.target, setting.pycds(), "build")
+    ask(setting, False, "-m", "pycds_auto", "build")
 
 
-def command_line(target: Target, environment: dict[str, str], *arguments: str) -> str:
-    """The output of a sub-command of `python -m pycds_auto`; raises TargetError if it fails."""
-    command = [target.python, "-m", "pycds_auto", *arguments]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+def pycs_of_image(setting: Setting, image: str) -> list[str]:
+    """Where the pycs of the modules in an image belong."""
+    answer: list[str] = json.loads(ask(setting, True, "-c", LIST_PYCS, image))
+    return answer
+
+
+def ask(setting: Setting, readonly: bool, *arguments: str) -> str:
+    """The output of the target run with these arguments, with pycds-auto; raises TargetError if it fails."""
+    environment = setting.pycds() | ({"PYCDS_READONLY": "1"} if readonly else {})
+    answer = subprocess.run([setting.target.python, *arguments], env=environment, capture_output=True, text=True)
     if answer.returncode != 0:
         said = (answer.stderr.strip() or answer.stdout.strip() or "nothing said").splitlines()[-1]
-        raise TargetError(f"pycds_auto {' '.join(arguments)}: exit status {answer.returncode}: {said}")
+        raise TargetError(f"{' '.join(arguments[1:])[-60:].strip()}: exit status {answer.returncode}: {said}")
     return answer.stdout

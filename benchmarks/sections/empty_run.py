@@ -30,7 +30,7 @@ def tables(bench: Bench) -> list[Table]:
         sides[NOT_INSTALLED] = partial(bench.whole_process, [twin, *statement], cache.setting.plain())
     (outcome,) = bench.measure("empty", [Case("-c pass", sides)], rounds)
     modules = cache.image["modules"] if cache.image else 0
-    title = f"Empty run (-c pass) with an image of {modules:,} modules: medians of {rounds} a side, interleaved"
+    title = f"Empty run (-c pass) with an image of {modules:,} modules: {bench.how(rounds)}"
     if outcome.error is not None:
         return [Table(title, ["contender"], [error_row("-c pass", outcome.error)], notes)]
     warning = "" if modules >= ENOUGH_MODULES else f"the image has fewer than {ENOUGH_MODULES:,} modules"

@@ -16,14 +16,15 @@ from benchmarks.target import Setting
 class FirstRun:
     """A program that always runs as if for the first time."""
 
-    def __init__(self, program: Program, setting: Setting) -> None:
+    def __init__(self, bench: Bench, program: Program, setting: Setting) -> None:
+        self.bench = bench
         self.program = program
         self.setting = setting
         self.rebuilders = 0
 
     def plain(self) -> float:
         """Seconds of the whole process without pycds-auto."""
-        return run([self.setting.target.python, self.program.script], self.setting.plain()).seconds
+        return self.bench.clock(run([self.setting.target.python, self.program.script], self.setting.plain()))
 
     def pycds(self) -> float:
         """Seconds of the whole process that records; a rebuilder it starts has ended when this returns."""
@@ -31,7 +32,7 @@ class FirstRun:
         self.rebuilders += finished.background
         if not self.setting.control:
             self.forget()
-        return finished.seconds
+        return self.bench.clock(finished)
 
     def forget(self) -> None:
         """Remove the cache folder; raise MeasurementError if nothing was recorded there."""
@@ -45,8 +46,8 @@ def tables(bench: Bench) -> list[Table]:
     """Plain against pycds with no cache folder, whole process."""
     setting = bench.setting("first")
     compile_pycs(bench.programs, setting)
-    contenders = {program.name: FirstRun(program, bench.setting(f"first-{program.name}")) for program in bench.programs}
-    cases = [Case(name, {"plain": first.plain, "pycds": first.pycds}) for name, first in contenders.items()]
+    contenders = [FirstRun(bench, program, bench.setting(f"first-{program.name}")) for program in bench.programs]
+    cases = [Case(first.program.name, {"plain": first.plain, "pycds": first.pycds}) for first in contenders]
     rounds = bench.options.rounds
     outcomes = bench.measure("first", cases, rounds)
     rows, ratios = [], []
@@ -56,12 +57,12 @@ def tables(bench: Bench) -> list[Table]:
         rows.append(first_row(outcome))
     if ratios:
         rows.append(Row(["geometric mean", "", "", change(geometric_mean(ratios)), ""]))
-    started = sum(first.rebuilders for first in contenders.values())
+    started = sum(first.rebuilders for first in contenders)
     notes = [
         "whole process, no cache folder at its start, pycs present. Rebuilders start at exit "
         f"({started} did) and end before the next process starts; their own time is not counted"
     ]
-    title = f"First, recording run: medians of {rounds} a side, interleaved"
+    title = f"First, recording run: {bench.how(rounds)}"
     return [Table(title, ["program", "plain ms", "pycds ms", "pycds takes", "95 %"], rows, notes)]
 
 

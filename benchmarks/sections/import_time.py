@@ -13,29 +13,30 @@ from benchmarks.serving import Cache, check_plain, check_served, probe
 def tables(bench: Bench) -> list[Table]:
     """Plain against pycds, for each program."""
     cache = bench.cache
-    cases = import_cases(bench.programs, cache)
+    cases = import_cases(bench, bench.programs, cache)
     outcomes = bench.measure("import", cases, bench.options.rounds)
-    title = f"Import, in process: medians of {bench.options.rounds} fresh processes a side, interleaved"
+    title = f"Import, in process: {bench.how(bench.options.rounds)}"
     return [comparison(title, bench.programs, outcomes, cache, ["modules: those made from a .py file"])]
 
 
-def import_cases(programs: list[Program], cache: Cache) -> list[Case]:
+def import_cases(bench: Bench, programs: list[Program], cache: Cache) -> list[Case]:
     """The timing of each program's statement on both sides; every measured process proves what served it."""
-    return [
-        Case(program.name, {"plain": partial(plain, program, cache), "pycds": partial(pycds, program, cache)})
-        for program in programs
-    ]
+    cases = []
+    for program in programs:
+        sides = {"plain": partial(plain, bench, program, cache), "pycds": partial(pycds, bench, program, cache)}
+        cases.append(Case(program.name, sides))
+    return cases
 
 
-def plain(program: Program, cache: Cache) -> float:
+def plain(bench: Bench, program: Program, cache: Cache) -> float:
     """Seconds of the statement without pycds-auto."""
     probed = probe(program, cache.setting.plain(), cache.setting)
     check_plain(probed)
-    return probed.seconds
+    return bench.clock(probed)
 
 
-def pycds(program: Program, cache: Cache) -> float:
+def pycds(bench: Bench, program: Program, cache: Cache) -> float:
     """Seconds of the statement from the image."""
     probed = probe(program, cache.setting.pycds(), cache.setting)
     check_served(probed, cache, program)
-    return probed.seconds
+    return bench.clock(probed)

@@ -11,6 +11,7 @@ from benchmarks.processes import run
 from benchmarks.programs import Program, write_program
 from benchmarks.report import Row, Table, error_row
 from benchmarks.sampling import Case, Outcome
+from benchmarks.serving import refusal, remark
 
 ROUNDS = 3  # counts hardly vary
 SHOWN = 12  # lines of the break-down
@@ -69,7 +70,7 @@ def tables(bench: Bench) -> list[Table]:
     *outcomes, floor = outcomes
     if floor.error is not None:
         return [Table(title, columns, [error_row("empty", floor.error)], [])]
-    rows = [call_row(bench, outcome, floor) for outcome in outcomes]
+    rows = [call_row(bench, *pair, floor) for pair in zip(bench.programs, outcomes, strict=True)]
     notes = [
         f"strace -f -c, medians of {ROUNDS}; modules: those made from a .py file; "
         f"an empty script: plain {floor.median('plain'):.0f}, pycds {floor.median('pycds'):.0f}"
@@ -80,14 +81,16 @@ def tables(bench: Bench) -> list[Table]:
     return found
 
 
-def call_row(bench: Bench, outcome: Outcome, floor: Outcome) -> Row:
+def call_row(bench: Bench, program: Program, outcome: Outcome, floor: Outcome) -> Row:
     """One program's calls above the empty script's."""
-    if outcome.error is not None:
-        return error_row(outcome.name, outcome.error)
-    modules = bench.cache.plain[outcome.name].sources()
+    error = outcome.error or refusal(bench.cache, program)
+    if error is not None:
+        return error_row(program.name, error)
+    modules = bench.cache.plain[program.name].sources()
     above = [outcome.median(side) - floor.median(side) for side in ("plain", "pycds")]
     counts = [f"{calls:.0f}" for calls in above]
-    return Row([outcome.name, str(modules), *counts, *(f"{calls / modules:.2f}" for calls in above)])
+    cells = [program.name, str(modules), *counts, *(f"{calls / modules:.2f}" for calls in above)]
+    return Row(cells, remark(bench.cache, program))
 
 
 def breakdown(bench: Bench, tracer: Tracer) -> Table:

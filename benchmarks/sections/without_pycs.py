@@ -20,9 +20,9 @@ def tables(bench: Bench) -> list[Table]:
     extra = {"PYTHONPYCACHEPREFIX": empty, "PYTHONDONTWRITEBYTECODE": "1"}
     bench.tell("preparing the image without pycs")
     cache = prepare(programs, bench.setting("no-pycs", extra))
-    outcomes = bench.measure("no-pycs", import_cases(programs, cache), bench.options.rounds)
+    outcomes = bench.measure("no-pycs", import_cases(bench, programs, cache), bench.options.rounds)
     check_empty(cache, empty)
-    title = f"Import without pycs, in process: medians of {bench.options.rounds} fresh processes a side, interleaved"
+    title = f"Import without pycs, in process: {bench.how(bench.options.rounds)}"
     notes = ["PYTHONPYCACHEPREFIX on an empty folder, PYTHONDONTWRITEBYTECODE=1: plain compiles every source"]
     return [comparison(title, programs, outcomes, cache, notes)]
 
