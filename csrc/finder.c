@@ -452,9 +452,28 @@ ask(loader_state *state, const struct search *search, PyObject *finder, PyObject
     return answer;
 }
 
+/* Is it proved that the current directory, "" in sys.path, has no such name? importlib asks getcwd and stats what it
+   says. While a stat of "." shows the directory that "" stood for last, a name that its listing lacks is not here,
+   whatever the directory is called by now. */
+static bool
+current_directory_lacks(loader_state *state, const struct search *search, PyObject *cache)
+{
+    if (state->current_directory == 0) {
+        return false;
+    }
+    const struct path_entry entry = state->entries[state->current_directory - 1];
+    return entry.listing != NULL && PyDict_GetItemWithError(cache, entry.finder_path) == entry.finder
+           && listing_find(entry.listing, search->tail, search->tail_bytes, search->hash) == NULL
+           && prove(state, entry.directory, ".");
+}
+
 static enum answer
 search_entry(loader_state *state, const struct search *search, PyObject *cache, PyObject *path, PyObject **result)
 {
+    bool is_current = PyUnicode_GET_LENGTH(path) == 0;
+    if (is_current && current_directory_lacks(state, search, cache)) {
+        return ANSWER_NOT_HERE;
+    }
     PyObject *finder = finder_for(state, cache, path);
     if (finder == NULL || finder == Py_None) {
         Py_XDECREF(finder);
@@ -470,6 +489,9 @@ search_entry(loader_state *state, const struct search *search, PyObject *cache, 
         const struct path_entry entry = *known;
         const size_t index = (size_t)(known - state->entries);
         bool proved = false;
+        if (is_current) {
+            state->current_directory = index + 1;
+        }
         if (entry.listing != NULL) {
             const struct listing_name *name =
                 listing_find(entry.listing, search->tail, search->tail_bytes, search->hash);
@@ -719,7 +741,7 @@ finder_clear(loader_state *state)
         PyMem_Free(state->entries[i].path);
         state->entries[i].path = NULL;
     }
-    state->entry_count = 0;
+    state->entry_count = state->current_directory = 0;
     Py_CLEAR(state->entry_index);
     PyMem_Free(state->entries);
     state->entries = NULL;

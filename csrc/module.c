@@ -402,6 +402,25 @@ loader_stats(PyObject *module, PyObject *unused)
         (unsigned long long)session->stale);
 }
 
+PyDoc_STRVAR(
+    stop_recording_doc,
+    "stop_recording($module, /)\n--\n\n"
+    "Ends recording in this process, and its end starts no rebuilder: for `clear`, which would undo itself.");
+
+static PyObject *
+loader_stop_recording(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    loader_state *state = PyModule_GetState(module);
+    struct session *session = session_of(state);
+    if (session == NULL) {
+        return NULL;
+    }
+    session->recording = false;
+    session->record_reason = "stopped";
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 text_or_none(const char *text)
 {
@@ -564,6 +583,7 @@ static PyMethodDef methods[] = {
     {"activate", (PyCFunction)(void (*)(void))loader_activate, METH_FASTCALL, activate_doc},
     {"stats", loader_stats, METH_NOARGS, stats_doc},
     {"state", loader_state_report, METH_NOARGS, state_doc},
+    {"stop_recording", loader_stop_recording, METH_NOARGS, stop_recording_doc},
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
     {"checksum", loader_checksum, METH_O, checksum_doc},
     {"cache_root", loader_cache_root, METH_VARARGS, cache_root_doc},

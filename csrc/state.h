@@ -75,6 +75,7 @@ typedef struct {
     PyObject *entry_index; /* owned dict */
     struct path_entry *entries; /* owned */
     size_t entry_count, entry_capacity;
+    size_t current_directory; /* index + 1 of the entry that "" in sys.path stood for last */
 } loader_state;
 
 #define RET_OK 0

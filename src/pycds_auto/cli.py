@@ -107,7 +107,7 @@ def _run(arguments: Sequence[str]) -> int:
     if options.command == "status":
         return status.run(as_json=options.json)
     if options.command == "clear":
-        clear.run(everything=options.all)
+        return clear.run(everything=options.all)
     if program is not None and not program:
         options.refuse("no command after --")
     if (program is not None) + bool(options.modules) + options.all > 1:

@@ -281,9 +281,8 @@ def _write_state(place: Place, started: float, result: str, left_out: dict[str, 
 def read_state(folder: str) -> dict:
     """The rebuilder's report in a folder; {} if there is none or it makes no sense."""
     try:
-        with open(os.path.join(folder, "state.json"), "rb") as file:
-            state = json.loads(file.read(16 << 20))
-    except (OSError, ValueError, RecursionError):
+        state = json.loads(spool.content(os.path.join(folder, "state.json")))
+    except (ValueError, RecursionError):
         return {}
     return state if isinstance(state, dict) else {}
 
@@ -328,6 +327,8 @@ def remove_folder(folder: str) -> int:
         own = [entry for entry in entries if OWN_FILE.fullmatch(entry.name)]
     for entry in own:
         try:
+            if not entry.is_file(follow_symlinks=False):
+                continue  # nothing that we made
             size = entry.stat(follow_symlinks=False).st_size
             os.unlink(entry.path)
             freed += size

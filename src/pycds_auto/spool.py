@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,10 +26,10 @@ class Miss(NamedTuple):
     path: str
 
 
-def parse(content: bytes) -> list[Miss]:
+def parse(lines: bytes) -> list[Miss]:
     """The misses of a spool's content, each once, in order; whatever is not a whole, sensible line is skipped."""
     misses: dict[Miss, None] = {}
-    for line in content.split(b"\n")[:-1]:
+    for line in lines.split(b"\n")[:-1]:
         kind, _, rest = line.partition(b" ")
         variant, _, path = rest.partition(b" ")
         text = os.fsdecode(path)
@@ -39,26 +40,29 @@ def parse(content: bytes) -> list[Miss]:
     return list(misses)
 
 
-def _content(path: str) -> bytes:
+def content(path: str) -> bytes:
+    """The content of a file of ours; b"" if it is not there, not a regular file, or cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            return file.read(LIMIT)
+            return file.read(LIMIT) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError:
-        return b""  # not there, or not a file of ours: no misses to be had from it
+        return b""
 
 
 def read(folder: str, variant: str | None = None) -> list[Miss]:
     """All misses waiting in a folder (of one variant), each once."""
-    content = _content(os.path.join(folder, FOLDING)) + _content(os.path.join(folder, SPOOL))
-    return [miss for miss in parse(content) if variant is None or miss.variant == variant]
+    lines = content(os.path.join(folder, FOLDING)) + content(os.path.join(folder, SPOOL))
+    return [miss for miss in parse(lines) if variant is None or miss.variant == variant]
 
 
 def take(folder: str) -> None:
     """Puts the waiting misses aside for folding: what is recorded from here on goes to a new spool. Needs the lock."""
     spool, folding = os.path.join(folder, SPOOL), os.path.join(folder, FOLDING)
-    left_over = _content(folding)
     try:
+        if not stat.S_ISREG(os.lstat(spool).st_mode):
+            return  # somebody else's: the recorder refuses it too
+        left_over = content(folding)
         os.replace(spool, folding)
     except FileNotFoundError:
         return

@@ -3,10 +3,8 @@
 import contextlib
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
 
 import filelock
 import platformdirs
@@ -26,11 +24,12 @@ LONGEST_WAIT = 60  # seconds; a rebuild takes less
 RETRY = 0.05  # seconds
 
 
-def run(everything: bool) -> NoReturn:
-    """Clears the folder of this interpreter and environment, or, with everything, all of the cache's; then exits."""
+def run(everything: bool) -> int:
+    """Clears the folder of this interpreter and environment, or, with everything, all of the cache's."""
     state = _loader.state()
     if state["readonly"]:
         raise CommandError("PYCDS_READONLY is set: nothing is removed")
+    _loader.stop_recording()  # what this process imports would be recorded, and a rebuilder started at its end
     folders = _all_folders(state) if everything else [_own_folder(state)]
     removed = [_clear(folder) for folder in folders if _exists(folder)]
     files, size = sum(files for files, _ in removed), sum(size for _, size in removed)
@@ -39,14 +38,7 @@ def run(everything: bool) -> NoReturn:
         print(f"Removed {text.count(files, 'file')} from {text.printable(where)}: {text.size(size)} freed.")
     else:
         print("There was nothing to clear.")
-    _end_without_recording()
-
-
-def _end_without_recording() -> NoReturn:
-    """Ends the process at once: at its ordinary end the recorder would start a rebuilder for what was imported here."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    os._exit(0)
+    return 0
 
 
 def _own_folder(state: dict) -> str:
