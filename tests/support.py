@@ -1,6 +1,7 @@
 """What the tests share: running a child interpreter, a user with a home of their own, trees of files with a known age."""
 
 import ast
+import difflib
 import json
 import os
 import shutil
@@ -60,10 +61,18 @@ def run(
     )
     result = Result(process.stdout, process.stderr, process.returncode)
     if code is not None:
-        assert result.returncode == code, f"exit {result.returncode}, not {code}: {result}"
+        told = f"exit {result.returncode}, not {code}\nstdout: {result.stdout}\nstderr: {result.stderr}"
+        assert result.returncode == code, told
     if quiet:
         assert result.stderr == "", f"stderr is not empty: {result.stderr}"
     return result
+
+
+def same(ours: Result, plain: Result) -> None:
+    """Fail with the lines that differ from plain Python's, if any."""
+    texts = [f"{result.stdout}\n--- stderr\n{result.stderr}".splitlines() for result in (plain, ours)]
+    lines = difflib.unified_diff(*texts, "plain", "pycds", n=1, lineterm="")
+    assert ours == plain, f"exit {ours.returncode}, plain {plain.returncode}\n" + "\n".join(lines)
 
 
 def until(condition: Callable[[], object], what: str) -> object:
