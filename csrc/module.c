@@ -198,9 +198,11 @@ install_finder(loader_state *state, const char **reason)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(finders); i++) {
         if (PyList_GET_ITEM(finders, i) == state->path_finder) {
             PyTypeObject *type = (PyTypeObject *)state->finder_type;
-            state->finder = type->tp_alloc(type, 0);
+            PyObject *finder = type->tp_alloc(type, 0);
             *reason = NULL;
-            return state->finder == NULL ? RET_ERROR : PyList_Insert(finders, i, state->finder);
+            state->installed = finder != NULL && PyList_Insert(finders, i, finder) == 0;
+            Py_XDECREF(finder);
+            return state->installed ? RET_OK : RET_ERROR;
         }
     }
     return RET_ERROR;
@@ -354,7 +356,7 @@ loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
             || activate(module, state) != RET_OK) {
             exception_to_reason(state);
         }
-        else if (state->finder != NULL) {
+        else if (state->installed) {
             find_package(state->session, module);
         }
     }
@@ -366,7 +368,7 @@ loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 static bool
 is_active(const loader_state *state)
 {
-    return state->activated && state->finder != NULL && session_serves(state->session);
+    return state->installed && session_serves(state->session);
 }
 
 /* Why the image is not in use, as a new str, or None. */
@@ -445,7 +447,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         return NULL;
     }
     const char *record_reason = session->record_reason;
-    if (!session->recording && record_reason == NULL && state->finder == NULL) {
+    if (!session->recording && record_reason == NULL && !state->installed) {
         record_reason = "not activated in this process";
     }
     return Py_BuildValue(
@@ -594,7 +596,6 @@ static PyMethodDef methods[] = {
 #define FOR_EACH_OBJECT(state, DO)                                                                                     \
     DO((state)->finder_type);                                                                                          \
     DO((state)->loader_type);                                                                                          \
-    DO((state)->finder);                                                                                               \
     DO((state)->path_finder);                                                                                          \
     DO((state)->file_finder);                                                                                          \
     DO((state)->source_file_loader);                                                                                   \

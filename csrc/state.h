@@ -55,7 +55,7 @@ typedef struct {
     PyObject *module; /* borrowed: this module */
     PyObject *finder_type; /* owned */
     PyObject *loader_type; /* owned; NULL until loader_type() */
-    PyObject *finder; /* owned; NULL while not on sys.meta_path by us */
+    bool installed; /* the finder was put into sys.meta_path, which owns it: a reference here would be a cycle */
 
     /* importlib, as found at activation; all owned */
     PyObject *path_finder, *file_finder, *source_file_loader, *extension_file_loader, *module_spec, *namespace_path,
