@@ -37,6 +37,7 @@ enum answer {
     ANSWER_FOUND, /* *result is a spec */
     ANSWER_PORTION, /* *result is a list of namespace portions */
     ANSWER_ASK, /* not proved: ask the entry's finder */
+    ANSWER_DECLINE, /* all of this look-up is PathFinder's */
 };
 
 /* stat without the interpreter's lock, as os.stat does: a slow file system holds up this thread only. */
@@ -396,6 +397,9 @@ finder_for(loader_state *state, PyObject *cache, PyObject *entry)
 static enum answer
 ask(loader_state *state, const struct search *search, PyObject *finder, PyObject **result)
 {
+    if ((PyObject *)Py_TYPE(finder) != state->file_finder && !PyObject_HasAttr(finder, state->strings.find_spec)) {
+        return ANSWER_DECLINE; /* 3.11 falls back to find_loader and find_module, later versions raise */
+    }
     PyObject *arguments[] = {finder, search->full_name, search->target};
     PyObject *spec = PyObject_VectorcallMethod(state->strings.find_spec, arguments, 3, NULL);
     if (spec == NULL || spec == Py_None) {
@@ -569,12 +573,13 @@ search_path(loader_state *state, const struct search *search, PyObject *cache, P
             answer = search_entry(state, search, cache, entry, &result);
         }
         else if (PyUnicode_Check(entry)) {
-            /* a subclass may compare as it likes: all of this look-up is PathFinder's */
-            Py_DECREF(entry);
+            answer = ANSWER_DECLINE; /* a subclass may compare as it likes */
+        }
+        Py_DECREF(entry);
+        if (answer == ANSWER_DECLINE) {
             Py_CLEAR(portions);
             break;
         }
-        Py_DECREF(entry);
         if (answer == ANSWER_ERROR) {
             goto failed;
         }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -62,6 +63,10 @@ session_open(struct session *session)
     session->recording = !session->settings.readonly && (reason == NULL || missing);
     if (!session->recording) {
         session->record_reason = session->settings.readonly ? "PYCDS_READONLY is set" : reason;
+    }
+    struct rlimit space;
+    if (reason == NULL && getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+        reason = "the address space is limited here"; /* and belongs to the program */
     }
     if (reason == NULL) {
         reason = image_open(&session->image, session->image_path, session->identity, &missing);
