@@ -66,6 +66,11 @@ class Bench:
         time_of = "CPU time, " if self.options.clock == "cpu" else ""
         return f"{time_of}medians of {rounds} fresh processes a side, interleaved"
 
+    def note_background(self, before: int) -> list[str]:
+        """A note if processes were left behind since `self.background` was `before`, with nothing left to record."""
+        started = self.background - before
+        return [f"! rebuilders started although the image is complete: {started}"] if started else []
+
     def measure(self, section: str, cases: Iterable[Case], rounds: int, unit: str = "second") -> list[Outcome]:
         """Interleave the cases and keep their values for pyperf's JSON."""
         self.tell(f"{section}: {rounds} rounds")

@@ -5,6 +5,7 @@ the image. Both are read from the measured process itself, or, where that would 
 before it in the same setting.
 """
 
+import glob
 import json
 import os
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ class Probed(NamedTuple):
     ordinary: list[str]  # modules from source that Python's own loader loaded
     stats: dict[str, Any] | None  # pycds_auto.stats(), None if not installed
     background: int  # processes left behind
+    recorded: bool  # it left misses to be folded
 
     def sources(self) -> int:
         """Modules that were made from a .py file."""
@@ -46,6 +48,7 @@ class Cache(NamedTuple):
 
 def probe(program: Program, environment: dict[str, str], setting: Setting) -> Probed:
     """Run a program's statement under the probe."""
+    before = spooled(setting)
     finished = run([setting.target.python, program.probe, program.statement], environment)
     report = json.loads(finished.stdout)
     return Probed(
@@ -55,7 +58,13 @@ def probe(program: Program, environment: dict[str, str], setting: Setting) -> Pr
         ordinary=report["ordinary"],
         stats=report["stats"],
         background=finished.background,
+        recorded=spooled(setting) != before,
     )
+
+
+def spooled(setting: Setting) -> int:
+    """Bytes of recorded misses in the cache folder."""
+    return sum(os.path.getsize(path) for path in glob.glob(os.path.join(setting.cache, "*", "misses.*")))
 
 
 def compile_pycs(programs: list[Program], setting: Setting) -> dict[str, Probed]:
@@ -138,6 +147,6 @@ def remark(cache: Cache, program: Program) -> str:
         remarks.append(f"{len(pycds.ordinary)} not from the image, such as {pycds.ordinary[0]}")
     if pycds.stats["hits"] < pycds.sources():
         remarks.append(f"{pycds.stats['hits']} hits for {pycds.sources()} modules")
-    if pycds.background:
-        remarks.append("started a rebuilder")
+    if pycds.recorded or pycds.background:
+        remarks.append("goes on recording")
     return "; ".join(remarks)

@@ -13,10 +13,12 @@ from benchmarks.serving import Cache, check_plain, check_served, probe
 def tables(bench: Bench) -> list[Table]:
     """Plain against pycds, for each program."""
     cache = bench.cache
+    before = bench.background
     cases = import_cases(bench, bench.programs, cache)
     outcomes = bench.measure("import", cases, bench.options.rounds)
     title = f"Import, in process: {bench.how(bench.options.rounds)}"
-    return [comparison(title, bench.programs, outcomes, cache, ["modules: those made from a .py file"])]
+    notes = ["modules: those made from a .py file", *bench.note_background(before)]
+    return [comparison(title, bench.programs, outcomes, cache, notes)]
 
 
 def import_cases(bench: Bench, programs: list[Program], cache: Cache) -> list[Case]:
@@ -39,4 +41,5 @@ def pycds(bench: Bench, program: Program, cache: Cache) -> float:
     """Seconds of the statement from the image."""
     probed = probe(program, cache.setting.pycds(), cache.setting)
     check_served(probed, cache, program)
+    bench.background += probed.background
     return bench.clock(probed)

@@ -22,7 +22,5 @@ def tables(bench: Bench) -> list[Table]:
         cases.append(Case(program.name, sides))
     outcomes = bench.measure("process", cases, bench.options.rounds)
     title = f"Whole process: {bench.how(bench.options.rounds)}"
-    notes = ["from before the start to after the exit"]
-    if bench.background > before:
-        notes.append(f"! {bench.background - before} rebuilders were started although the image is complete")
+    notes = ["from before the start to after the exit", *bench.note_background(before)]
     return [comparison(title, bench.programs, outcomes, cache, notes)]
