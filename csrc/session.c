@@ -67,6 +67,8 @@ session_open(struct session *session)
     struct rlimit space;
     if (reason == NULL && getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
         reason = "the address space is limited here"; /* and belongs to the program */
+        session->recording = false; /* an image would be of no use, and each run would ask for one again */
+        session->record_reason = reason;
     }
     if (reason == NULL) {
         reason = image_open(&session->image, session->image_path, session->identity, &missing);
