@@ -505,7 +505,7 @@ search_entry(loader_state *state, const struct search *search, PyObject *cache, 
                 PyErr_Clear(); /* somebody changed the finder */
             }
             else if (prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
-                proved = true;
+                proved = state->entries[index].proved = true;
                 answer = name == NULL ? ANSWER_NOT_HERE : answer_from_listing(state, search, &entry, name, result);
             }
         }
@@ -540,6 +540,78 @@ stands_before_path_finder(loader_state *state, PyObject *self)
         }
     }
     return false;
+}
+
+/* ---- names that are nowhere ---- */
+
+/* site asks for these two at every start, and almost never are they there. */
+static bool
+is_customization(const char *name)
+{
+    return strcmp(name, "sitecustomize") == 0 || strcmp(name, "usercustomize") == 0;
+}
+
+/* Does the listing that the image has for a path entry, true to the directory or not, lack the name? */
+static bool
+image_lacks(loader_state *state, const struct search *search, PyObject *path)
+{
+    Py_ssize_t bytes;
+    const char *text = PyUnicode_CheckExact(path) ? PyUnicode_AsUTF8AndSize(path, &bytes) : NULL;
+    if (text == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    struct image *image = &state->session->image;
+    const struct directory_record *directory = image_directory(image, text, (size_t)bytes);
+    const struct listing *listing = directory == NULL ? NULL : image_listing(image, directory);
+    return listing != NULL && listing_find(listing, search->tail, search->tail_bytes, search->hash) == NULL;
+}
+
+/* Is a search sure to find nothing by a listing? Then PathFinder, which looks again after us, can have it at once: a
+   negative answer needs no proof, since it is never ours. A directory is taken to lack a name only if its listing was
+   proved before in this process: else a module that is new in it would never be recorded. */
+static bool
+is_listed_nowhere(loader_state *state, const struct search *search, PyObject *cache, PyObject *paths)
+{
+    if (!PyList_CheckExact(paths) || !session_serves(state->session)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(paths); i++) {
+        PyObject *path = PyList_GET_ITEM(paths, i);
+        if (state->preparation == PREPARATION_DUE) {
+            PyObject *finder = PyUnicode_CheckExact(path) ? PyDict_GetItemWithError(cache, path) : NULL;
+            if (finder != Py_None && !image_lacks(state, search, path)) {
+                return false;
+            }
+            continue;
+        }
+        if (!PyUnicode_CheckExact(path)) {
+            return false;
+        }
+        PyObject *finder = NULL;
+        if (PyUnicode_GET_LENGTH(path) > 0) {
+            finder = PyDict_GetItemWithError(cache, path);
+        }
+        else if (state->current_directory > 0) {
+            finder = state->entries[state->current_directory - 1].finder;
+        }
+        if (finder == Py_None) {
+            continue;
+        }
+        PyObject *index = finder == NULL || (PyObject *)Py_TYPE(finder) != state->file_finder
+                              ? NULL
+                              : PyDict_GetItemWithError(state->entry_index, finder);
+        if (index == NULL) {
+            PyErr_Clear();
+            return false;
+        }
+        const struct path_entry *entry = &state->entries[PyLong_AsSize_t(index)];
+        if (entry->listing == NULL || !entry->proved
+            || listing_find(entry->listing, search->tail, search->tail_bytes, search->hash) != NULL) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* The namespace package of all portions, as at the end of PathFinder.find_spec. */
@@ -659,7 +731,7 @@ finder_find_spec(
     PyObject *cache = PySys_GetObject("path_importer_cache");
     Py_ssize_t bytes;
     if (state == NULL || state->session == NULL || !PyUnicode_CheckExact(search.full_name) || cache == NULL
-        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self) || !importlib_is_untouched(state)) {
+        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self)) {
         Py_RETURN_NONE;
     }
     const char *name = PyUnicode_AsUTF8AndSize(search.full_name, &bytes);
@@ -676,6 +748,13 @@ finder_find_spec(
     search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
     PyObject *path = values[1] == Py_None ? PySys_GetObject("path") : values[1];
     if (path == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (state->preparation == PREPARATION_DUE && is_customization(name)
+        && is_listed_nowhere(state, &search, cache, path)) {
+        Py_RETURN_NONE;
+    }
+    if (!prepare_search(state) || !importlib_is_untouched(state) || is_listed_nowhere(state, &search, cache, path)) {
         Py_RETURN_NONE;
     }
     Py_INCREF(path);

@@ -158,7 +158,10 @@ guard_importlib(loader_state *state, const char **reason)
         }
         state->guarded[i].type = (PyTypeObject *)types[i];
     }
-    state->path_finder = Py_NewRef(types[GUARDED_PATH_FINDER]);
+    if (types[GUARDED_PATH_FINDER] != state->path_finder) {
+        *reason = "importlib was patched while pycds-auto was activated";
+        goto done;
+    }
     state->file_finder = Py_NewRef(types[GUARDED_FILE_FINDER]);
     state->source_file_loader = Py_NewRef(types[GUARDED_SOURCE_FILE_LOADER]);
     if (take(external, "ExtensionFileLoader", &state->extension_file_loader) != RET_OK

@@ -195,8 +195,16 @@ install_finder(loader_state *state, const char **reason)
     if (finders == NULL || !PyList_Check(finders)) {
         return RET_ERROR;
     }
+    PyObject *external = PyImport_ImportModule("_frozen_importlib_external"); /* in sys.modules since start-up */
+    PyObject *path_finder = external == NULL ? NULL : PyObject_GetAttrString(external, "PathFinder");
+    Py_XDECREF(external);
+    if (path_finder == NULL) {
+        *reason = NULL;
+        return RET_ERROR;
+    }
+    state->path_finder = path_finder;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(finders); i++) {
-        if (PyList_GET_ITEM(finders, i) == state->path_finder) {
+        if (PyList_GET_ITEM(finders, i) == path_finder) {
             PyTypeObject *type = (PyTypeObject *)state->finder_type;
             PyObject *finder = type->tp_alloc(type, 0);
             *reason = NULL;
@@ -234,6 +242,26 @@ intern_strings(loader_state *state)
     return RET_OK;
 }
 
+/* Turns the pending exception into the session's reason. */
+static void
+exception_to_reason(loader_state *state)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    if (state->session != NULL) {
+        char reason[200];
+        snprintf(reason, sizeof(reason), "activation failed: %.150s", utf8 == NULL ? "?" : utf8);
+        session_set_reason(state->session, reason);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    PyErr_Clear();
+}
+
 /* Everything of activation that can fail with an exception. RET_OK with the session's reason set, or RET_ERROR. */
 static int
 activate(PyObject *module, loader_state *state)
@@ -254,13 +282,9 @@ activate(PyObject *module, loader_state *state)
         return RET_OK; /* nothing to give and nothing to learn */
     }
     session->stdlib = copy_system_text("_stdlib_dir");
-    if (intern_strings(state) != RET_OK || guard_importlib(state, &reason) != RET_OK) {
-        goto declined;
-    }
-    state->entry_index = PyDict_New();
     state->finder_type = make_finder_type(module);
-    if (state->entry_index == NULL || state->finder_type == NULL) {
-        goto declined;
+    if (state->finder_type == NULL) {
+        return RET_ERROR;
     }
     if (install_finder(state, &reason) != RET_OK) {
         goto declined;
@@ -277,25 +301,56 @@ declined:
     return RET_OK;
 }
 
-/* Gives a module that the .pth file made with _imp.create_dynamic what importlib gives every module, from `spec`, and
-   notes where the package is. */
-static int
-adopt_spec(PyObject *module, PyObject *spec)
+bool
+prepare_search(loader_state *state)
 {
-    PyObject *loader = PyObject_GetAttrString(spec, "loader");
-    PyObject *origin = PyObject_GetAttrString(spec, "origin");
+    const char *reason = NULL;
+    if (state->preparation == PREPARATION_DUE) {
+        state->preparation = PREPARATION_FAILED; /* also for look-ups that the preparation itself makes */
+        state->entry_index = PyDict_New();
+        if (state->entry_index != NULL && intern_strings(state) == RET_OK && guard_importlib(state, &reason) == RET_OK) {
+            state->preparation = PREPARATION_DONE;
+        }
+        else {
+            state->session->recording = false;
+            if (reason != NULL) {
+                session_set_reason(state->session, reason);
+            }
+            else {
+                exception_to_reason(state);
+            }
+        }
+    }
+    return state->preparation == PREPARATION_DONE;
+}
+
+/* Gives a module that the .pth file made with _imp.create_dynamic, from the file `origin`, what importlib gives every
+   module. */
+static int
+adopt_origin(PyObject *module, PyObject *origin)
+{
+    static const char name[] = "pycds_auto._loader";
+    PyObject *external = PyImport_ImportModule("_frozen_importlib_external");
+    PyObject *bootstrap = external == NULL ? NULL : PyImport_ImportModule("_frozen_importlib");
     PyObject *modules = PySys_GetObject("modules");
+    PyObject *loader = NULL, *spec = NULL;
     int result = RET_ERROR;
-    if (loader != NULL && origin != NULL && modules != NULL && PyObject_SetAttrString(spec, "_set_fileattr", Py_True) == 0
+    if (bootstrap != NULL && modules != NULL
+        && (loader = PyObject_CallMethod(external, "ExtensionFileLoader", "sO", name, origin)) != NULL
+        && (spec = PyObject_CallMethod(bootstrap, "ModuleSpec", "sO", name, loader)) != NULL
+        && PyObject_SetAttrString(spec, "origin", origin) == 0
+        && PyObject_SetAttrString(spec, "_set_fileattr", Py_True) == 0
         && PyObject_SetAttrString(module, "__spec__", spec) == 0
         && PyObject_SetAttrString(module, "__loader__", loader) == 0
         && PyObject_SetAttrString(module, "__file__", origin) == 0
         && PyModule_AddStringConstant(module, "__package__", "pycds_auto") == 0
-        && PyMapping_SetItemString(modules, "pycds_auto._loader", module) == 0) {
+        && PyMapping_SetItemString(modules, name, module) == 0) {
         result = RET_OK;
     }
+    Py_XDECREF(external);
+    Py_XDECREF(bootstrap);
     Py_XDECREF(loader);
-    Py_XDECREF(origin);
+    Py_XDECREF(spec);
     return result;
 }
 
@@ -318,31 +373,11 @@ find_package(struct session *session, PyObject *module)
     }
 }
 
-/* Turns the pending exception into the session's reason. */
-static void
-exception_to_reason(loader_state *state)
-{
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
-    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
-    if (state->session != NULL) {
-        char reason[200];
-        snprintf(reason, sizeof(reason), "activation failed: %.150s", utf8 == NULL ? "?" : utf8);
-        session_set_reason(state->session, reason);
-    }
-    Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    PyErr_Clear();
-}
-
 PyDoc_STRVAR(
     activate_doc,
-    "activate($module, spec=None, /)\n--\n\n"
+    "activate($module, origin=None, /)\n--\n\n"
     "Puts the finder into sys.meta_path unless something speaks against it (stats()['reason'] says what).\n\n"
-    "Called from pycds_auto.pth at every start, which makes the module without importlib and hands over its spec.\n"
+    "Called from pycds_auto.pth at every start, which makes the module without importlib and says from which file.\n"
     "Returns whether an image is in use. Never raises.");
 
 static PyObject *
@@ -352,7 +387,7 @@ loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
     if (!state->activated) {
         state->activated = true;
         state->module = module;
-        if ((count > 0 && arguments[0] != Py_None && adopt_spec(module, arguments[0]) != RET_OK)
+        if ((count > 0 && arguments[0] != Py_None && adopt_origin(module, arguments[0]) != RET_OK)
             || activate(module, state) != RET_OK) {
             exception_to_reason(state);
         }

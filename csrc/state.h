@@ -45,6 +45,7 @@ struct path_entry {
     size_t path_bytes;
     const struct directory_record *directory; /* NULL: always ask the finder */
     const struct listing *listing;
+    bool proved; /* its listing was proved in this process, once at least */
     bool noted; /* recorded as a miss already */
 };
 
@@ -55,9 +56,10 @@ typedef struct {
     PyObject *module; /* borrowed: this module */
     PyObject *finder_type; /* owned */
     PyObject *loader_type; /* owned; NULL until loader_type() */
+    enum { PREPARATION_DUE, PREPARATION_DONE, PREPARATION_FAILED } preparation; /* see prepare_search() */
     bool installed; /* the finder was put into sys.meta_path, which owns it: a reference here would be a cycle */
 
-    /* importlib, as found at activation; all owned */
+    /* importlib, as found at the first look-up (path_finder: at activation); all owned */
     PyObject *path_finder, *file_finder, *source_file_loader, *extension_file_loader, *module_spec, *namespace_path,
         *zipimporter, *plain_get_code, *plain_path_importer_cache, *plain_get_spec;
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
@@ -84,6 +86,10 @@ typedef struct {
 /* Fills the importlib part of the state. RET_OK; RET_ERROR with an exception, or without one and with *reason set when
    importlib is not as CPython made it. */
 int guard_importlib(loader_state *state, const char **reason);
+
+/* Makes ready for searching at the first look-up that needs it: an empty run does not. False: it could not be, and the
+   session says why. Leaves no exception. */
+bool prepare_search(loader_state *state);
 
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
