@@ -137,8 +137,8 @@ take_hook(loader_state *state)
 int
 guard_importlib(loader_state *state, const char **reason)
 {
-    PyObject *external = PyImport_ImportModule("_frozen_importlib_external"); /* both in sys.modules since start-up */
-    PyObject *bootstrap = PyImport_ImportModule("_frozen_importlib");
+    PyObject *external = loaded_module("_frozen_importlib_external");
+    PyObject *bootstrap = loaded_module("_frozen_importlib");
     int result = RET_ERROR;
     *reason = NULL;
     if (external == NULL || bootstrap == NULL) {

@@ -62,6 +62,17 @@ without_debug_ranges(bool ignore_environment)
     return variable != NULL && variable[0] != '\0';
 }
 
+PyObject *
+loaded_module(const char *name)
+{
+    PyObject *modules = PySys_GetObject("modules");
+    PyObject *module = modules == NULL ? NULL : PyMapping_GetItemString(modules, name);
+    if (module == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_RuntimeError, "no sys.modules");
+    }
+    return module;
+}
+
 /* ---- the session ---- */
 
 /* sys.implementation.cache_tag and the part of the first extension suffix that names the binary interface. */
@@ -70,7 +81,7 @@ interpreter_names(char *cache_tag, char *soabi, size_t bytes)
 {
     PyObject *implementation = PySys_GetObject("implementation");
     PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttrString(implementation, "cache_tag");
-    PyObject *imp = PyImport_ImportModule("_imp");
+    PyObject *imp = loaded_module("_imp");
     PyObject *suffixes = imp == NULL ? NULL : PyObject_CallMethod(imp, "extension_suffixes", NULL);
     const char *tag_text = tag != NULL && PyUnicode_Check(tag) ? PyUnicode_AsUTF8(tag) : NULL;
     const char *suffix = NULL;
@@ -114,7 +125,7 @@ session_create(void)
     if (session->settings.disabled) {
         session_set_reason(session, "PYCDS_DISABLE is set");
     }
-    else if (ids_differ()) {
+    else if (session->settings.ids_differ) {
         session_set_reason(session, "real and effective user or group differ");
     }
     if (session->prefix == NULL || interpreter_names(cache_tag, soabi, sizeof(cache_tag)) != RET_OK
@@ -175,7 +186,7 @@ decline(void)
     if (!is_cpython) {
         return "not CPython";
     }
-    PyObject *imp = PyImport_ImportModule("_imp");
+    PyObject *imp = loaded_module("_imp");
     PyObject *rule = imp == NULL ? NULL : PyObject_GetAttrString(imp, "check_hash_based_pycs");
     bool standard =
         rule != NULL && PyUnicode_Check(rule) && PyUnicode_CompareWithASCIIString(rule, "default") == 0;
@@ -195,7 +206,7 @@ install_finder(loader_state *state, const char **reason)
     if (finders == NULL || !PyList_Check(finders)) {
         return RET_ERROR;
     }
-    PyObject *external = PyImport_ImportModule("_frozen_importlib_external"); /* in sys.modules since start-up */
+    PyObject *external = loaded_module("_frozen_importlib_external");
     PyObject *path_finder = external == NULL ? NULL : PyObject_GetAttrString(external, "PathFinder");
     Py_XDECREF(external);
     if (path_finder == NULL) {
@@ -330,8 +341,8 @@ static int
 adopt_origin(PyObject *module, PyObject *origin)
 {
     static const char name[] = "pycds_auto._loader";
-    PyObject *external = PyImport_ImportModule("_frozen_importlib_external");
-    PyObject *bootstrap = external == NULL ? NULL : PyImport_ImportModule("_frozen_importlib");
+    PyObject *external = loaded_module("_frozen_importlib_external");
+    PyObject *bootstrap = external == NULL ? NULL : loaded_module("_frozen_importlib");
     PyObject *modules = PySys_GetObject("modules");
     PyObject *loader = NULL, *spec = NULL;
     int result = RET_ERROR;

@@ -59,8 +59,17 @@ image_was_replaced(const struct session *session, bool *exists)
 static bool
 rebuild_is_worth_it(const struct session *session)
 {
-    bool image_exists;
     off_t size;
+    uint64_t worthy = session->worthy_modules + session->worthy_changes + session->worthy_directories;
+    double since_miss = seconds_since_written(session->spool_path, &size);
+    if (size == 0) {
+        return false; /* nothing to fold: what most runs end with, after this one stat */
+    }
+    bool left_over = since_miss >= PAUSE_LEFT_OVER && since_miss < 1e11;
+    if (worthy == 0 && !left_over) {
+        return false;
+    }
+    bool image_exists;
     double since_rebuild = seconds_since_written(session->state_path, &size);
     bool damaged = strncmp(session->reason, "image", 5) == 0; /* it exists and cannot be used */
     if (!image_was_replaced(session, &image_exists) || damaged) {
@@ -68,12 +77,11 @@ rebuild_is_worth_it(const struct session *session)
             && since_rebuild >= (image_exists && !damaged ? PAUSE_NEW : PAUSE_NO_IMAGE)) {
             return true;
         }
-        if (session->worthy_changes + session->worthy_directories > 0 && since_rebuild >= PAUSE_CHANGED) {
+        if (worthy > 0 && since_rebuild >= PAUSE_CHANGED) {
             return true;
         }
     }
-    double since_miss = seconds_since_written(session->spool_path, &size);
-    return size > 0 && since_miss >= PAUSE_LEFT_OVER && since_miss < 1e11 && since_rebuild >= PAUSE_LEFT_OVER;
+    return left_over && since_rebuild >= PAUSE_LEFT_OVER;
 }
 
 /* Is sys.executable this very interpreter, and a Python by name? An embedding program (uwsgi, a frozen application)

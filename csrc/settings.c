@@ -13,12 +13,6 @@ is_set(const char *value)
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
-bool
-ids_differ(void)
-{
-    return getuid() != geteuid() || getgid() != getegid();
-}
-
 /* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. */
 static bool
 absolute(const char *path, char *out, size_t out_bytes)
@@ -38,8 +32,9 @@ settings_read(struct settings *settings, bool ignore_environment)
 {
     memset(settings, 0, sizeof(*settings));
     settings->disabled = is_set(getenv("PYCDS_DISABLE"));
+    settings->ids_differ = getuid() != geteuid() || getgid() != getegid();
     const char *root = NULL;
-    if (!ignore_environment && !ids_differ()) {
+    if (!ignore_environment && !settings->ids_differ) {
         settings->readonly = is_set(getenv("PYCDS_READONLY"));
         settings->log = is_set(getenv("PYCDS_LOG"));
         const char *validate = getenv("PYCDS_VALIDATE");

@@ -9,6 +9,7 @@ struct settings {
     bool readonly; /* PYCDS_READONLY: use, never write or spawn */
     bool trust; /* PYCDS_VALIDATE=trust: no file checks */
     bool log; /* PYCDS_LOG=1: a summary on stderr at exit */
+    bool ids_differ; /* real and effective user or group: a setuid program */
     const char *unknown_validate; /* PYCDS_VALIDATE with a value that means nothing (then as "stat"); or NULL */
     char cache_root[4096]; /* "" if there is none */
 };
@@ -16,8 +17,5 @@ struct settings {
 /* Reads the variables. `ignore_environment`: -E or -I; like them, differing real and effective ids leave only
    PYCDS_DISABLE in force. Never fails. */
 void settings_read(struct settings *settings, bool ignore_environment);
-
-/* Do real and effective user or group ids differ (a setuid program)? */
-bool ids_differ(void);
 
 #endif

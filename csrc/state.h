@@ -80,6 +80,10 @@ typedef struct {
     size_t current_directory; /* index + 1 of the entry that "" in sys.path stood for last */
 } loader_state;
 
+/* A module that is in sys.modules since start-up. New reference; NULL: exception. Not an import: that would run
+   whatever a program put in place of __import__. */
+PyObject *loaded_module(const char *name);
+
 #define RET_OK 0
 #define RET_ERROR (-1)
 
