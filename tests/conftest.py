@@ -8,11 +8,12 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import PROBE, User, Venv, copy_repository, environment, make_venv, run
+from support import PROBE, User, Venv, copy_repository, end_all_with, environment, make_venv, processes_with, run
 
 SUPPORTED = ("3.11", "3.12", "3.13")
 
@@ -114,6 +115,16 @@ def user(venv: Venv, tmp_path: Path) -> User:
     home = tmp_path / "home"
     home.mkdir()
     return User(venv.python, home)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(tmp_path: Path) -> Iterator[None]:
+    """Background rebuilders end with the test: it waits a little for them, and kills what still runs."""
+    yield
+    end = time.monotonic() + 10
+    while list(processes_with(str(tmp_path))) and time.monotonic() < end:
+        time.sleep(0.05)
+    end_all_with(str(tmp_path))
 
 
 @pytest.fixture

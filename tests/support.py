@@ -1,10 +1,12 @@
 """What the tests share: running a child interpreter, a user with a home of their own, trees of files with a known age."""
 
 import ast
+import contextlib
 import difflib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +59,7 @@ def run(
         capture_output=True,
         encoding="utf-8",
         errors="backslashreplace",
-        timeout=600,
+        timeout=180,
     )
     result = Result(process.stdout, process.stderr, process.returncode)
     if code is not None:
@@ -228,6 +230,15 @@ def make_venv(interpreter: Path, path: Path, home: Path) -> Venv:
     has_pip = run(interpreter, "-c", "import ensurepip", env=env, code=None, quiet=False).returncode == 0
     run(interpreter, "-m", "venv", *([] if has_pip else ["--without-pip"]), path, env=env, quiet=False)
     return Venv(path / "bin" / "python", home, has_pip)
+
+
+def end_all_with(mark: str) -> list[int]:
+    """Kill what a test left running; the mark is a folder that only this test's processes know."""
+    left = [pid for pid, _ in processes_with(mark)]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def processes_with(mark: str) -> Iterable[tuple[int, list[str]]]:
