@@ -1,5 +1,6 @@
 """What pyproject.toml cannot say: the extension, and the start-up files at the root of site-packages."""
 
+import ast
 import base64
 import csv
 import hashlib
@@ -16,6 +17,14 @@ from setuptools.command.editable_wheel import editable_wheel
 
 START_FILES = ["pycds_auto.pth", "pycds_auto.start"]
 SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
+
+
+def _for_folder(start_file: str, folder: str) -> str:
+    """The start-up file with the folder of the package in place of site's variable `sitedir`."""
+    head, call, code = start_file.rstrip().partition("exec(")
+    if not call:
+        return start_file
+    return f"{head}exec({ascii(ast.literal_eval(code[:-1]).replace('sitedir', ascii(folder)))})\n"
 
 
 class BuildWithStartFiles(build_py):
@@ -49,8 +58,7 @@ class EditableWheelWithStartFiles(editable_wheel):
         with zipfile.ZipFile(wheel) as archive:
             members = {item.filename: archive.read(item) for item in archive.infolist()}
         for name in START_FILES:
-            text = Path(name).read_text(encoding="utf-8")
-            members[name] = text.replace("{sitedir}", str(SOURCE_FOLDER)).encode()
+            members[name] = _for_folder(Path(name).read_text(encoding="utf-8"), str(SOURCE_FOLDER)).encode()
         record_name = next(name for name in members if name.endswith(".dist-info/RECORD"))
         rows = [row for row in csv.reader(io.StringIO(members.pop(record_name).decode())) if row[0] not in START_FILES]
         for name in START_FILES:
