@@ -51,6 +51,9 @@ archived_code(struct session *session, const char *path)
         return NULL;
     }
     session->hits++;
+    if (module->flags & MODULE_AGED) {
+        recorder_note(session, MISS_AGED, path);
+    }
     return code;
 }
 

@@ -44,6 +44,7 @@ struct image_header {
     uint32_t header_bytes; /* of this struct */
     uint32_t identity_bytes; /* of the identity text, which follows the struct directly */
     int64_t built_ns; /* since the epoch */
+    int64_t aged_ns; /* when modules were last marked MODULE_AGED (rebuild.py) */
     uint32_t encoding; /* enum image_encoding */
     uint32_t module_count;
     uint32_t directory_count;
@@ -57,10 +58,11 @@ struct image_header {
     uint64_t directories; /* struct directory_record[directory_count] */
     uint64_t body_checksum; /* of all that follows the identity text; only image_verify_all reads that much */
 };
-_Static_assert(sizeof(struct image_header) == 112, "image.py packs the header with 112 bytes");
+_Static_assert(sizeof(struct image_header) == 120, "image.py packs the header with 120 bytes");
 
 enum module_flag {
     MODULE_LEFT_OUT = 1, /* has no payload: looked at by the rebuilder and left to plain Python; not worth recording */
+    MODULE_AGED = 2, /* not known to be used since aged_ns: a hit is recorded, and clears this at the next rebuild */
 };
 
 struct module_record {

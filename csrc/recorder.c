@@ -125,7 +125,7 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
                 if (kind == MISS_MODULE) {
                     session->worthy_modules++;
                 }
-                else if (kind == MISS_CHANGED) {
+                else if (kind == MISS_CHANGED || kind == MISS_AGED) {
                     session->worthy_changes++;
                 }
                 else {

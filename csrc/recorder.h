@@ -8,6 +8,7 @@
 enum miss_kind {
     MISS_MODULE = 'M', /* a source file that is not in the image */
     MISS_CHANGED = 'C', /* a source file that is in the image, but has changed */
+    MISS_AGED = 'A', /* a hit, of a module that is to be dropped if nobody uses it */
     MISS_DIRECTORY = 'D', /* a directory whose listing is not in the image, or not proved any more */
 };
 

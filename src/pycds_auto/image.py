@@ -20,13 +20,16 @@ ENCODING_MARSHAL = 1
 LEFT_OUT = 1
 """Flag of a module or directory that the rebuilder looked at and left to plain Python."""
 
+AGED = 2
+"""Flag of a module that nobody is known to have used since the image's ``aged_ns``."""
+
 NAME_DIRECTORY = 1
 NAME_SOURCE = 2
 NAME_BYTECODE = 4
 NAME_UNCERTAIN = 8
 NAME_EXTENSION_SHIFT = 8
 
-_HEADER = struct.Struct("=8sIIQQ IIqIIIIII QQQQQ")
+_HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ")
 _MODULE = struct.Struct("=QQQIIqQQQQ")
 _DIRECTORY = struct.Struct("=QQQIIqqQQQQQ")
 _LISTING = struct.Struct("=II")
@@ -120,8 +123,8 @@ def _listing(directory: Directory, modules: dict[str, int], directories: dict[st
     return b"".join([_LISTING.pack(len(table) // 4, len(encoded)), table, *records, *texts])
 
 
-def build(identity: str, modules: Iterable[Module], directories: Iterable[Directory]) -> bytes:
-    """The bytes of an image. Paths are unique and absolute, directories without a trailing slash ("" is the root)."""
+def build(identity: str, modules: Iterable[Module], directories: Iterable[Directory], aged_ns: int) -> bytes:
+    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch). Paths are unique and absolute, directories without a trailing slash ("" is the root)."""
     modules, directories = list(modules), list(directories)
     identity_text = identity.encode()
     start = _HEADER.size + len(identity_text)
@@ -163,7 +166,7 @@ def build(identity: str, modules: Iterable[Module], directories: Iterable[Direct
     file.align()
     body = file.content() + tail.content()
     fields = [
-        MAGIC, FORMAT, BYTE_ORDER, tail.size, 0, _HEADER.size, len(identity_text), time.time_ns(), ENCODING_MARSHAL,
+        MAGIC, FORMAT, BYTE_ORDER, tail.size, 0, _HEADER.size, len(identity_text), time.time_ns(), aged_ns, ENCODING_MARSHAL,
         len(modules), len(directories), len(module_table_bytes) // 4, len(directory_table_bytes) // 4, 0,
         module_table, module_records_at, directory_table, directory_records_at, checksum(body),
     ]  # fmt: skip
@@ -185,6 +188,7 @@ class Image(NamedTuple):
 
     modules: dict[str, Module]
     directories: dict[str, Directory]
+    aged_ns: int
     content: bytes
 
 
@@ -194,8 +198,8 @@ def read(path: str, identity: str) -> Image:
     with open(path, "rb") as file:
         content = file.read()
     fields = _HEADER.unpack_from(content)
-    module_count, directory_count = fields[9], fields[10]
-    modules_at, directories_at = fields[15], fields[17]
+    aged_ns, module_count, directory_count = fields[8], fields[10], fields[11]
+    modules_at, directories_at = fields[16], fields[18]
     view = memoryview(content)
     modules, directories = {}, {}
     try:
@@ -205,7 +209,7 @@ def read(path: str, identity: str) -> Image:
             directories[directory.path] = directory
     except struct.error as error:  # replaced between the two openings by something else
         raise ValueError("image damaged") from error
-    return Image(modules, directories, content)
+    return Image(modules, directories, aged_ns, content)
 
 
 def _read_modules(view: memoryview, at: int, count: int) -> Iterator[Module]:

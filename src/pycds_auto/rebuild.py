@@ -26,6 +26,11 @@ MOST_BYTES = 512 * 1024 * 1024
 MOST_VARIANTS = 3
 """Images of one interpreter and venv (optimisation levels) that are kept, the last written ones."""
 
+AGE_NS = 30 * 24 * 3600 * 10**9
+"""Modules that nobody used for this long leave the image: a cache that only grows is the complaint about all caches.
+Use is noticed without bookkeeping in every run: each time this long has passed, all modules are marked as aged, hits of
+aged modules are recorded like misses, and what is still marked when the time has passed again was not used."""
+
 SETTLE_ROUNDS = 3
 """How often the young files are looked at again before they are left for the next rebuild."""
 
@@ -139,8 +144,9 @@ def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progre
 
 def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Result:
     """Makes the image of one variant anew from the old one and the misses put aside. Needs the lock."""
-    old = _read_old(place)
+    found = _read_old(place)
     misses = spool.read(place.folder, place.variant)
+    old = _age(found, {miss.path for miss in misses}, time.time_ns())
     paths = dict.fromkeys(
         [*old.modules, *(miss.path for miss in misses if miss.kind == spool.MODULE)]
     )
@@ -154,12 +160,12 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     )
     directories = _collect_directories(list(folders), settle)
     good = [path for path, module in modules.items() if not module.flags & image.LEFT_OUT]
-    before = [path for path, module in old.modules.items() if not module.flags & image.LEFT_OUT]
+    before = [path for path, module in found.modules.items() if not module.flags & image.LEFT_OUT]
     added = sum(path not in old.modules or modules[path] is not old.modules[path] for path in good)
     dropped = sum(path not in modules for path in before)
-    changed = old.content == b"" or modules != old.modules or directories != old.directories
-    if changed and (good or old.content):
-        _write(place.image_path, image.build(place.identity, modules.values(), directories.values()))
+    changed = found.content == b"" or modules != found.modules or directories != found.directories
+    if changed and (good or found.content):
+        _write(place.image_path, image.build(place.identity, modules.values(), directories.values(), old.aged_ns))
     else:
         changed = False
     return Result(len(good), added, dropped, reasons, 0.0, place.image_path, changed)
@@ -169,10 +175,26 @@ def _read_old(place: Place) -> image.Image:
     try:
         return image.read(place.image_path, place.identity)
     except FileNotFoundError:
-        return image.Image({}, {}, b"")
+        pass
     except (ValueError, OSError):
-        # Damaged, or of another build of the interpreter: nothing in it is of use. What it held comes back as misses.
-        return image.Image({}, {}, b"")
+        pass  # damaged, or of another build of the interpreter: what it held comes back as misses
+    return image.Image({}, {}, time.time_ns(), b"")
+
+
+def _age(old: image.Image, used: set[str], now_ns: int) -> image.Image:
+    """The old image with used modules unmarked, and, if it is time, unused ones dropped and the others marked."""
+    kept = {
+        path: module._replace(flags=module.flags & ~image.AGED) if module.flags & image.AGED and path in used else module
+        for path, module in old.modules.items()
+    }
+    if 0 <= now_ns - old.aged_ns < AGE_NS:
+        return old._replace(modules=kept)
+    marked = {
+        path: module._replace(flags=module.flags | image.AGED)
+        for path, module in kept.items()
+        if not module.flags & image.AGED
+    }
+    return old._replace(modules=marked, aged_ns=now_ns)
 
 
 def _collect_modules(
@@ -189,7 +211,7 @@ def _collect_modules(
             try:
                 status = os.stat(path)
                 known = old.modules.get(path)
-                if known and not known.flags and (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size):
+                if known and not known.flags & image.LEFT_OUT and (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size):
                     modules[path] = known
                 else:
                     modules[path] = snapshot.module(path)
