@@ -89,24 +89,26 @@ def pip_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(interpreter: Path, tmp_path_factory: pytest.TempPathFactory, pip_home: Path) -> Path:
+def _bare_venv(interpreter: Path, tmp_path_factory: pytest.TempPathFactory, pip_home: Path) -> Venv:
+    return make_venv(interpreter, tmp_path_factory.mktemp("venv") / "venv", pip_home)
+
+
+@pytest.fixture(scope="session")
+def wheel(_bare_venv: Venv, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the working tree for this interpreter, built once."""
     root = tmp_path_factory.mktemp("wheel")
-    builder = make_venv(interpreter, root / "builder", pip_home)
     source = copy_repository(root / "source")
-    builder.pip("wheel", "--quiet", "--no-deps", "--wheel-dir", root / "dist", source)
-    shutil.rmtree(root / "builder")
+    _bare_venv.pip("wheel", "--quiet", "--no-deps", "--wheel-dir", root / "dist", source)
     (built,) = (root / "dist").iterdir()
     return built
 
 
 @pytest.fixture(scope="session")
-def venv(interpreter: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory, pip_home: Path) -> Venv:
+def venv(_bare_venv: Venv, wheel: Path) -> Venv:
     """A venv into which the wheel was installed, shared by all tests, that must not change it."""
-    made = make_venv(interpreter, tmp_path_factory.mktemp("venv") / "venv", pip_home)
-    made.pip("install", "--quiet", wheel)
+    _bare_venv.pip("install", "--quiet", wheel)
     time.sleep(2.1)  # its files are young otherwise, and a young file is not archived
-    return made
+    return _bare_venv
 
 
 @pytest.fixture

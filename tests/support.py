@@ -96,9 +96,14 @@ def write(root: Path, files: dict[str, str | bytes]) -> None:
 
 
 def age(*roots: Path, moment: int = OLD) -> None:
-    """Give everything in the trees, links and the roots themselves included, the same old modification time."""
+    """Give everything in the trees, links and the roots themselves included, the same old modification time.
+
+    Folders of modules get their __pycache__ before, as its creation would make them young again.
+    """
     for root in roots:
         for folder, _, files in os.walk(root, topdown=False):
+            if any(name.endswith(".py") for name in files):
+                os.makedirs(os.path.join(folder, "__pycache__"), exist_ok=True)
             for name in files:
                 os.utime(os.path.join(folder, name), ns=(moment, moment), follow_symlinks=False)
             os.utime(folder, ns=(moment, moment))

@@ -126,14 +126,12 @@ def flipped(image: bytes, part: range, count: int, seed: int) -> bytes:
 def test_flipped_bits(stock: Stock, own: User, section: str) -> None:
     """No flipped bit reaches the interpreter, wherever it is: one, some, or thousands of them."""
     part = sections(stock.image)[section]
-    for seed, count in enumerate([1, 1, 1, 1, 2, 5, 20, 2000]):
+    for seed, count in enumerate([1, 1, 1, 5, 2000]):
         own.image().write_bytes(flipped(stock.image, part, count, seed))
-        result = own.run(stock.program, readonly=True)
-        same(result, stock.plain)
-        status = own.status()
-        assert status["reason"], f"seed {seed}: status does not notice"
-        assert status["image"] is None
-        assert status["active"] is False or section not in ("header", "identity")
+        same(own.run(stock.program, readonly=True), stock.plain)
+    status = own.status()
+    assert status["reason"] and status["image"] is None
+    assert status["active"] is False or section not in ("header", "identity")
 
 
 VERIFY = """
@@ -178,44 +176,50 @@ def test_repairs_a_damaged_payload(stock: Stock, own: User) -> None:
     assert observed.misses == 0 and "lib.m" in observed.served() and own.status()["reason"] is None
 
 
-RECORDS = """
-import struct, sys
+# Overwrites a field of the header or of all records of a table, corrects the checksums above it, and inspects.
+FORGE = """
+import json, struct, sys
 from pycds_auto import _loader
-# Gives the header, and each record of a table, its right checksum again.
-path, offset, size, count, path_at, header_bytes = sys.argv[1], *map(int, sys.argv[2:])
+path, changes = sys.argv[1], json.loads(sys.argv[2])
 image = bytearray(open(path, "rb").read())
-for start in range(offset, offset + size * count, size):
-    where, length = struct.unpack_from("<QI", image, start + path_at)
+for offset, width, value in changes["fields"]:
+    image[offset : offset + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+start, size, count = changes["table"]
+for record in range(start, start + size * count, size):
+    where, length = struct.unpack_from("<QI", image, record + 16)
     text = bytes(image[where : where + length])
-    struct.pack_into("<Q", image, start, _loader.checksum(bytes(image[start + 8 : start + size]) + text))
-image[24:32] = bytes(8)
-struct.pack_into("<Q", image, 24, _loader.checksum(bytes(image[:header_bytes])))
+    struct.pack_into("<Q", image, record, _loader.checksum(bytes(image[record + 8 : record + size]) + text))
+struct.pack_into("<Q", image, 24, 0)
+struct.pack_into("<Q", image, 24, _loader.checksum(bytes(image[: changes["header"]])))
 open(path, "r+b").write(image)
+try:
+    _loader.inspect_image(path)
+except ValueError:
+    pass
 """
 
-EXTREMES = [0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFF0, 0xFFFFFFFFFFFFFFFF]
+
+def forge(user: User, image: bytes, fields: list[tuple[int, int, int]], table: tuple[int, int, int] = (0, 1, 0)) -> None:
+    user.image().write_bytes(image)
+    end = HEADER.size + header_of(image)["identity_bytes"]
+    user.run("-c", FORGE, user.image(), json.dumps({"fields": fields, "table": table, "header": end}), plain=True)
+
+
+EXTREMES = [0, 0x7FFFFFFFFFFFFFF0, 0xFFFFFFFFFFFFFFFF]
 
 
 def with_field(image: bytes, offset: int, width: int, value: int) -> bytes:
     changed = bytearray(image)
-    changed[offset : offset + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+    changed[offset : offset + width] = value.to_bytes(width, "little")
     return bytes(changed)
 
 
 @pytest.mark.parametrize("field", HEADER_FIELDS[5:])
 def test_impossible_header(stock: Stock, own: User, field: str) -> None:
     """Numbers that a checksum does not catch, because it is right: they must not lead out of the mapping."""
-    offset, width = HEADER_OFFSETS[field]
-    fields = header_of(stock.image)
     for value in EXTREMES:
-        if value & ((1 << 8 * width) - 1) == fields[field]:
-            continue
-        own.image().write_bytes(with_field(stock.image, offset, width, value))
-        end = HEADER.size + fields["identity_bytes"]
-        own.run("-c", RECORDS, own.image(), 0, 1, 0, 0, end, plain=True)
-        result = own.run(stock.program, readonly=True)
-        same(result, stock.plain)
-        json.loads(own.command("status", "--json", readonly=True).stdout)
+        forge(own, stock.image, [(*HEADER_OFFSETS[field], value)])
+        same(own.run(stock.program, readonly=True), stock.plain)
 
 
 def _offsets() -> dict[str, tuple[int, int]]:
@@ -254,15 +258,10 @@ def test_impossible_records(stock: Stock, own: User, field: str) -> None:
     table, offset, width = RECORD_FIELDS[field]
     fields = header_of(stock.image)
     size, count = (MODULE_BYTES, fields["module_count"]) if table == "modules" else (DIRECTORY_BYTES, fields["directory_count"])
-    end = HEADER.size + fields["identity_bytes"]
+    records = range(fields[table], fields[table] + size * count, size)
     for value in EXTREMES:
-        changed = bytearray(stock.image)
-        for start in range(fields[table], fields[table] + size * count, size):
-            changed[start + offset : start + offset + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-        own.image().write_bytes(changed)
-        own.run("-c", RECORDS, own.image(), fields[table], size, count, 16, end, plain=True)
+        forge(own, stock.image, [(record + offset, width, value) for record in records], (fields[table], size, count))
         same(own.run(stock.program, readonly=True), stock.plain)
-        own.command("status", readonly=True)
 
 
 # Files that are no image
@@ -307,7 +306,8 @@ FILES: dict[str, Callable[[Path, bytes], object]] = {
 def test_file_that_is_no_image(stock: Stock, own: User, kind: str) -> None:
     FILES[kind](own.image(), stock.image)
     refused(own, stock)
-    recovers(own, stock)
+    if kind in ("empty", "half", "another format"):
+        recovers(own, stock)
 
 
 def refused(user: User, stock: Stock, readable: bool = False) -> None:
@@ -326,10 +326,9 @@ def test_image_of_another_interpreter(stock: Stock, own: User) -> None:
     start, end = HEADER.size, HEADER.size + fields["identity_bytes"]
     identity = stock.image[start:end]
     assert str(own.python.parent.parent).encode() in identity
-    other = identity.replace(b"/venv", b"/vonv")
-    assert other != identity
-    own.image().write_bytes(stock.image[:start] + other + stock.image[end:])
-    own.run("-c", RECORDS, own.image(), 0, 1, 0, 0, end, plain=True)
+    at = start + identity.index(b"/venv")
+    forge(own, stock.image, [(at, 5, int.from_bytes(b"/vonv", "little"))])
+    assert b"/vonv" in own.image().read_bytes()
     refused(own, stock)
     recovers(own, stock)
 
@@ -380,9 +379,8 @@ def test_image_that_cannot_be_trusted(stock: Stock, own: User, kind: str) -> Non
     image = own.image()
     PLACES[kind](image)
     refused(own, stock, readable="folder" in kind)
-    # ordinary runs, which record and rebuild, are not disturbed either, whether they can mend it or not
-    for _ in range(2):
-        same(own.run(stock.program), stock.plain)
+    # an ordinary run, which records and rebuilds, is not disturbed either, whether it can mend it or not
+    same(own.run(stock.program), stock.plain)
     until(lambda: not list(processes_with(str(own.home))), "a rebuilder does not end")
     same(own.run(stock.program, readonly=True), stock.plain)
     assert not [file for file in image.parent.iterdir() if "tmp" in file.name]
@@ -458,7 +456,7 @@ OTHERS = ["misses.spool", "misses.folding", "lock", "state.json"]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("kind", ["directory", "fifo", "broken symlink", "symlink", "garbage", "huge line"])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "broken symlink", "symlink", "garbage"])
 def test_strange_file(stock: Stock, own: User, name: str, kind: str) -> None:
     """In the place of each of our other files: programs run on, status answers, commands end with a message."""
     folder = own.folder()
@@ -472,14 +470,11 @@ def test_strange_file(stock: Stock, own: User, name: str, kind: str) -> None:
         "fifo": lambda: os.mkfifo(path),
         "broken symlink": lambda: path.symlink_to(own.home / "victim2"),
         "symlink": lambda: path.symlink_to(victim),
-        "garbage": lambda: path.write_bytes(random.Random(0).randbytes(5000)),
-        "huge line": lambda: path.write_bytes(b"[" * 300_000),
+        "garbage": lambda: path.write_bytes(b"[" * 200_000 + random.Random(0).randbytes(5000)),
     }
     make[kind]()
-    for _ in range(2):
-        same(own.run(stock.program), stock.plain)
+    same(own.run(stock.program), stock.plain)
     json.loads(own.command("status", "--json", readonly=True).stdout)
-    own.command("status", readonly=True)
     result = own.command("build", quiet=False, code=None)
     assert result.returncode in (0, 2) and "Traceback" not in result.stderr, result
     assert result.returncode == 0 or result.stderr.startswith("pycds-auto: "), result
@@ -513,14 +508,10 @@ def test_cache_folder_that_cannot_be(stock: Stock, tmp_path: Path, kind: str) ->
     (home / "broken").symlink_to("/proc/pycds")
     (home / "loop").symlink_to("loop")
     user = User(stock.user.python, home, {"PYCDS_CACHE_DIR": FOLDERS[kind].format(home=home)})
-    for _ in range(2):
-        same(user.run(stock.program), stock.plain)
+    same(user.run(stock.program), stock.plain)
     status = user.status()
     assert status["active"] is False and status["image"] is None and status["reason"]
-    text = user.command("status")
-    assert "Traceback" not in text.stdout
-    for arguments in (("build",), ("build", "json")):
-        failed(user.command(*arguments, code=2, quiet=False))
+    failed(user.command("build", code=2, quiet=False))
     assert "Traceback" not in user.command("clear", code=None, quiet=False).stderr
     assert sorted(path.name for path in home.iterdir()) == ["broken", "file", "loop"]
     assert (home / "file").read_text() == "mine\n"

@@ -1276,11 +1276,18 @@ class Trees:
         self.support = root / "support"
         write(self.support, {"probe.py": PROBE.read_text()})
         self.root = root
-        self.changed: set[str] = set()
+        self.changed: dict[str, bool] = {}
         (root / "python").symlink_to(venv.python)
         age(self.support)
         for variant in VARIANTS.values():
-            self.make(variant)
+            write(self.tree(variant), variant.files | {"app/main.py": PRELUDE + variant.program + "\n"})
+            for folder in ("first", "second"):
+                (self.tree(variant) / folder).mkdir(exist_ok=True)
+            age(self.tree(variant))
+        # the pycs that plain Python would have written
+        run_plain(home, "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)", root)
+        for variant in VARIANTS.values():
+            self.prepare(variant)
         for variant in VARIANTS.values():
             self.run(variant, "before")
         self.user.build()
@@ -1288,14 +1295,8 @@ class Trees:
     def tree(self, variant: Variant) -> Path:
         return self.root / variant.name.replace(" ", "-")
 
-    def make(self, variant: Variant) -> None:
+    def prepare(self, variant: Variant) -> None:
         tree = self.tree(variant)
-        write(tree, variant.files | {"app/main.py": PRELUDE + variant.program + "\n"})
-        for folder in ("first", "second"):
-            (tree / folder).mkdir(exist_ok=True)
-        age(tree)
-        # the pycs that plain Python would have written
-        run_plain(tree, "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)", tree)
         if variant.prepare:
             variant.prepare(tree)
         for path in tree.rglob("*"):
@@ -1317,10 +1318,17 @@ class Trees:
         program, env = self.arguments(variant, phase)
         return self.user.observe(program, env=env, **keywords)
 
-    def change(self, variant: Variant) -> None:
+    def change(self, variant: Variant) -> bool:
+        """Make the change, once; does it leave anything in the tree that the archive would have to learn?"""
         if variant.name not in self.changed:
-            self.changed.add(variant.name)
+            before = self.contents(variant)
             variant.change(self.tree(variant))
+            self.changed[variant.name] = before != self.contents(variant)
+        return self.changed[variant.name]
+
+    def contents(self, variant: Variant) -> list[tuple]:
+        paths = [(path, path.lstat()) for path in sorted(self.tree(variant).rglob("*"))]
+        return [(str(path), status.st_ino, status.st_size, status.st_mtime_ns) for path, status in paths]
 
     def compare(self, variant: Variant) -> None:
         """The archive's run first, on the very directories that it knows; then, for plain Python, the tree as before."""
@@ -1346,7 +1354,6 @@ def test_change(trees: Trees, name: str) -> None:
     before = trees.observe(variant, "before", readonly=True)
     assert before.active and before.stale == 0
     assert set(variant.served) <= before.served(), "the archive does not serve what is to change"
-    same(before.result, trees.run(variant, "before", plain=True))
 
     trees.change(variant)
     trees.compare(variant)
@@ -1354,12 +1361,13 @@ def test_change(trees: Trees, name: str) -> None:
 
 def test_changed_trees_after_a_rebuild(trees: Trees) -> None:
     """What the changes left is folded into the archive, and again nothing differs."""
-    for variant in VARIANTS.values():
-        trees.change(variant)
-        trees.run(variant, "after", code=None, quiet=False)
+    changed = [variant for variant in VARIANTS.values() if trees.change(variant)]
+    assert len(changed) > 50
+    for variant in changed:
+        trees.run(variant, "after")
     trees.user.build()
     different = []
-    for variant in VARIANTS.values():
+    for variant in changed:
         try:
             trees.compare(variant)
         except AssertionError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support import User, age, write
+from support import User, age, same, write
 
 PROGRAM = '''\
 """The program's docstring."""
@@ -38,7 +38,13 @@ def program(programs: Path) -> Path:
 
 
 # Options that leave the program's folder out of sys.path need it put there.
-BOOT = "import sys; sys.path.insert(0, {folder!r}); sys.argv[0] = {file!r}; exec(compile(open({file!r}).read(), {file!r}, 'exec'))"
+BOOT = """\
+import sys
+sys.path.insert(0, {folder!r})
+with open({file!r}) as file:
+    text = file.read()
+exec(compile(text, {file!r}, "exec"))
+"""
 
 # option -> does the image serve such a process?
 OPTIONS = {
@@ -87,8 +93,8 @@ def test_option(user: User, program: Path, options: tuple[str, ...]) -> None:
 
 
 def test_variants_do_not_mix(user: User, program: Path) -> None:
-    """Code for one optimisation never serves another; all of them lie side by side."""
-    options = [(), ("-O",), ("-OO",), ("-X", "no_debug_ranges")]
+    """Code for one optimisation never serves another; three of them lie side by side."""
+    options = [(), ("-O",), ("-X", "no_debug_ranges")]
     for option in options:
         user.run(*option, program)
         user.run(*option, "-m", "pycds_auto", "build", quiet=False)
@@ -99,6 +105,18 @@ def test_variants_do_not_mix(user: User, program: Path) -> None:
         assert "lib.checked" in observed.served()
         outputs.add(observed.result.stdout)
     assert len(outputs) == len(options)
+    assert len(list(user.folder().glob("image-*"))) == 3
+
+
+def test_a_fourth_variant_takes_the_place_of_the_oldest(user: User, program: Path) -> None:
+    """At most six files lie there at rest."""
+    for option in [(), ("-O",), ("-OO",), ("-X", "no_debug_ranges")]:
+        user.run(*option, program)
+        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+        assert "lib.m" in user.observe(*option, program, readonly=True).served()
+    assert len(list(user.folder().glob("image-*"))) == 3
+    assert len(list(user.folder().iterdir())) <= 6
+    same(user.run(program, readonly=True), user.run(program, plain=True))
 
 
 def test_image_of_one_variant_does_not_serve_another(user: User, program: Path) -> None:
@@ -231,7 +249,7 @@ def test_traceback_of_the_program(user: User, program: Path) -> None:
     write(program.parent, {"failing.py": "import decimal, lib.faulty\n"})
     age(program.parent)
     plain = user.run(failing, plain=True, code=1, quiet=False)
-    assert plain.stderr.count("File ") == 4
+    assert plain.stderr.count("File ") == 3
     user.run(failing, code=1, quiet=False)
     user.build()
     assert user.run(failing, readonly=True, code=1, quiet=False) == plain

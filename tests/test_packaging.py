@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import REPOSITORY, User, Venv, copy_repository, environment, make_venv, run
+from support import REPOSITORY, Result, User, Venv, copy_repository, environment, make_venv, run
 
 ACTIVE = "import pycds_auto, sys; print(pycds_auto.__file__, any('pycds' in repr(finder) for finder in sys.meta_path))"
 
@@ -38,9 +38,10 @@ def files_of(venv: Venv) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if "__pycache__" not in path.parts}
 
 
-def snapshot(user: User) -> tuple:
+def snapshot(user: User) -> Result:
     """What a start shows: the output, stderr and the modules it has loaded."""
-    return user.run("-c", "import sys; print(sorted(sys.modules), sys.path, sys.meta_path)")
+    code = "import sys; print(sorted(sys.modules), sys.path, [getattr(f, '__name__', type(f)) for f in sys.meta_path])"
+    return user.run("-c", code)
 
 
 def test_contents_of_the_wheel(wheel: Path) -> None:
