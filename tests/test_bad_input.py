@@ -7,14 +7,13 @@ import re
 import resource
 import shutil
 import socket
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support import PROBE, Result, User, Venv, age, processes_with, same, until, write
+from support import PROBE, REPOSITORY, Result, User, Venv, age, processes_with, same, until, write
 
 PROGRAM = """\
 import probe
@@ -24,20 +23,30 @@ print(json.dumps([lib.m.VALUE]), decimal.Decimal("1.5"), email.message.Message()
 probe.show("lib", "lib.m")
 """
 
-# image.h's struct image_header
-HEADER = struct.Struct("<8sIIQQ II q IIIIII QQQQQ")
-HEADER_FIELDS = (
-    "magic format byte_order file_bytes header_checksum header_bytes identity_bytes built_ns encoding module_count "
-    "directory_count module_buckets directory_buckets reserved module_table modules directory_table directories "
-    "body_checksum"
-).split()
-MODULE_BYTES, DIRECTORY_BYTES = 72, 88
+WIDTHS = {"char": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "int64_t": 8}
 
 
-def header_of(image: bytes) -> dict:
-    fields = dict(zip(HEADER_FIELDS, HEADER.unpack_from(image)))
-    assert fields["header_bytes"] == HEADER.size, "image.h has changed: this test must follow"
-    return fields
+def layout(struct: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """Offset and width of each member of a struct of image.h, read from there, and the struct's size."""
+    text = (REPOSITORY / "csrc/image.h").read_text()
+    body = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", text, re.M | re.S)[1]
+    at, members, widest = 0, {}, 1
+    for kind, name, count in re.findall(r"^ +(\w+) (\w+)(?:\[(\d+)\])?;", body, re.M):
+        width = WIDTHS[kind]
+        at = -(-at // width) * width
+        members[name] = (at, width * int(count or 1))
+        at += width * int(count or 1)
+        widest = max(widest, width)
+    return members, -(-at // widest) * widest
+
+
+HEADER, HEADER_BYTES = layout("image_header")
+MODULE, MODULE_BYTES = layout("module_record")
+DIRECTORY, DIRECTORY_BYTES = layout("directory_record")
+
+
+def header_of(image: bytes) -> dict[str, int]:
+    return {name: int.from_bytes(image[at : at + width], "little") for name, (at, width) in HEADER.items()}
 
 
 class Stock:
@@ -96,15 +105,16 @@ def recovers(user: User, stock: Stock) -> None:
 
 def sections(image: bytes) -> dict[str, range]:
     fields = header_of(image)
+    assert fields["header_bytes"] == HEADER_BYTES
     modules, directories = fields["modules"], fields["directories"]
     found = {
-        "header": range(HEADER.size),
-        "identity": range(HEADER.size, HEADER.size + fields["identity_bytes"]),
+        "header": range(HEADER_BYTES),
+        "identity": range(HEADER_BYTES, HEADER_BYTES + fields["identity_bytes"]),
         "module table": range(fields["module_table"], fields["module_table"] + 4 * fields["module_buckets"]),
         "modules": range(modules, modules + MODULE_BYTES * fields["module_count"]),
         "directory table": range(fields["directory_table"], fields["directory_table"] + 4 * fields["directory_buckets"]),
         "directories": range(directories, directories + DIRECTORY_BYTES * fields["directory_count"]),
-        "all of the body": range(HEADER.size + fields["identity_bytes"], len(image)),
+        "all of the body": range(HEADER_BYTES + fields["identity_bytes"], len(image)),
         "payloads and listings": range(max(part for part in (modules, directories)), len(image)),
     }
     assert all(len(part) > 3 and part.stop <= len(image) for part in found.values())
@@ -186,7 +196,7 @@ for offset, width, value in changes["fields"]:
     image[offset : offset + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 start, size, count = changes["table"]
 for record in range(start, start + size * count, size):
-    where, length = struct.unpack_from("<QI", image, record + 16)
+    where, length = (int.from_bytes(image[record + at : record + at + width], "little") for at, width in changes["path"])
     text = bytes(image[where : where + length])
     struct.pack_into("<Q", image, record, _loader.checksum(bytes(image[record + 8 : record + size]) + text))
 struct.pack_into("<Q", image, 24, 0)
@@ -201,8 +211,10 @@ except ValueError:
 
 def forge(user: User, image: bytes, fields: list[tuple[int, int, int]], table: tuple[int, int, int] = (0, 1, 0)) -> None:
     user.image().write_bytes(image)
-    end = HEADER.size + header_of(image)["identity_bytes"]
-    user.run("-c", FORGE, user.image(), json.dumps({"fields": fields, "table": table, "header": end}), plain=True)
+    path = [DIRECTORY["path"], DIRECTORY["path_bytes"]]
+    assert path == [MODULE["path"], MODULE["path_bytes"]]
+    forged = {"fields": fields, "table": table, "path": path, "header": HEADER_BYTES + header_of(image)["identity_bytes"]}
+    user.run("-c", FORGE, user.image(), json.dumps(forged), plain=True)
 
 
 EXTREMES = [0, 0x7FFFFFFFFFFFFFF0, 0xFFFFFFFFFFFFFFFF]
@@ -214,50 +226,29 @@ def with_field(image: bytes, offset: int, width: int, value: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("field", HEADER_FIELDS[5:])
+@pytest.mark.parametrize("field", list(HEADER)[5:])
 def test_impossible_header(stock: Stock, own: User, field: str) -> None:
     """Numbers that a checksum does not catch, because it is right: they must not lead out of the mapping."""
     for value in EXTREMES:
-        forge(own, stock.image, [(*HEADER_OFFSETS[field], value)])
+        forge(own, stock.image, [(*HEADER[field], value)])
         same(own.run(stock.program, readonly=True), stock.plain)
 
 
-def _offsets() -> dict[str, tuple[int, int]]:
-    widths = dict(zip(HEADER_FIELDS, [8, 4, 4, 8, 8, 4, 4, 8, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8]))
-    at, offsets = 0, {}
-    for field, width in widths.items():
-        offsets[field] = (at, width)
-        at += width
-    assert at == HEADER.size
-    return offsets
+# What follows the checksum of a record, without its hash and times.
+RECORD_FIELDS = [
+    *(("modules", name) for name in MODULE if name not in ("checksum", "path_hash", "mtime_ns", "payload_checksum")),
+    *(("directories", name) for name in DIRECTORY if name not in ("checksum", "path_hash", "mtime_ns", "ctime_ns", "listing_checksum")),
+]
 
 
-HEADER_OFFSETS = _offsets()
-
-
-# struct module_record and struct directory_record: what follows the checksum, without the hash and times
-RECORD_FIELDS = {
-    "module path": ("modules", 16, 8),
-    "module path_bytes": ("modules", 24, 4),
-    "module flags": ("modules", 28, 4),
-    "module size": ("modules", 40, 8),
-    "module payload": ("modules", 48, 8),
-    "module payload_bytes": ("modules", 56, 8),
-    "directory path": ("directories", 16, 8),
-    "directory path_bytes": ("directories", 24, 4),
-    "directory flags": ("directories", 28, 4),
-    "directory inode": ("directories", 48, 8),
-    "directory listing": ("directories", 64, 8),
-    "directory listing_bytes": ("directories", 72, 8),
-}
-
-
-@pytest.mark.parametrize("field", RECORD_FIELDS)
-def test_impossible_records(stock: Stock, own: User, field: str) -> None:
+@pytest.mark.parametrize(("table", "field"), RECORD_FIELDS)
+def test_impossible_records(stock: Stock, own: User, table: str, field: str) -> None:
     """The same for the records of all modules and directories."""
-    table, offset, width = RECORD_FIELDS[field]
     fields = header_of(stock.image)
-    size, count = (MODULE_BYTES, fields["module_count"]) if table == "modules" else (DIRECTORY_BYTES, fields["directory_count"])
+    if table == "modules":
+        (offset, width), size, count = MODULE[field], MODULE_BYTES, fields["module_count"]
+    else:
+        (offset, width), size, count = DIRECTORY[field], DIRECTORY_BYTES, fields["directory_count"]
     records = range(fields[table], fields[table] + size * count, size)
     for value in EXTREMES:
         forge(own, stock.image, [(record + offset, width, value) for record in records], (fields[table], size, count))
@@ -272,11 +263,11 @@ def truncated_to(size: int) -> Callable[[Path, bytes], None]:
 
 
 def set_format(path: Path, image: bytes) -> None:
-    path.write_bytes(with_field(image, *HEADER_OFFSETS["format"], 999))
+    path.write_bytes(with_field(image, *HEADER["format"], 999))
 
 
 def set_byte_order(path: Path, image: bytes) -> None:
-    path.write_bytes(with_field(image, *HEADER_OFFSETS["byte_order"], 0x04030201))
+    path.write_bytes(with_field(image, *HEADER["byte_order"], 0x04030201))
 
 
 def of_another_variant(path: Path, image: bytes) -> None:
@@ -323,7 +314,7 @@ def refused(user: User, stock: Stock, readable: bool = False) -> None:
 def test_image_of_another_interpreter(stock: Stock, own: User) -> None:
     """The identity begins every image: another one is refused, however good the image is otherwise."""
     fields = header_of(stock.image)
-    start, end = HEADER.size, HEADER.size + fields["identity_bytes"]
+    start, end = HEADER_BYTES, HEADER_BYTES + fields["identity_bytes"]
     identity = stock.image[start:end]
     assert str(own.python.parent.parent).encode() in identity
     at = start + identity.index(b"/venv")
