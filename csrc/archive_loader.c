@@ -80,6 +80,17 @@ filename_of(loader_state *state, PyObject *self, PyObject *full_name, PyObject *
     return path;
 }
 
+/* Has the loader nothing but the name and path it was made with (no get_data of its own, say)? */
+static bool
+is_plain_instance(PyObject *loader)
+{
+    PyObject *dictionary = PyObject_GenericGetDict(loader, NULL);
+    bool plain = dictionary != NULL && PyDict_Size(dictionary) == 2;
+    Py_XDECREF(dictionary);
+    PyErr_Clear();
+    return plain;
+}
+
 PyDoc_STRVAR(
     get_code_doc,
     "get_code(self, fullname)\n\n"
@@ -90,21 +101,24 @@ static PyObject *
 loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
     loader_state *state = PyModule_GetState(module);
-    if (state == NULL || state->plain_get_code == NULL) {
+    if (state == NULL || state->source_file_loader == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "pycds_auto._loader was cleared");
         return NULL;
     }
     if (count == 2 && keywords == NULL && (PyObject *)Py_TYPE(arguments[0]) == state->loader_type
         && state->session != NULL && session_serves(state->session) && importlib_is_untouched(state)) {
         PyObject *keep = NULL;
-        const char *path = filename_of(state, arguments[0], arguments[1], &keep);
+        const char *path = !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
         PyObject *code = path == NULL ? NULL : archived_code(state->session, path);
         Py_XDECREF(keep);
         if (code != NULL) {
             return code;
         }
     }
-    return PyObject_Vectorcall(state->plain_get_code, arguments, (size_t)count, keywords);
+    PyObject *plain = PyObject_GetAttr(state->source_file_loader, state->strings.get_code);
+    PyObject *code = plain == NULL ? NULL : PyObject_Vectorcall(plain, arguments, (size_t)count, keywords);
+    Py_XDECREF(plain);
+    return code;
 }
 
 static PyMethodDef get_code_definition = {
@@ -122,11 +136,13 @@ loader_reduce(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
     }
     PyObject *name = PyObject_GetAttr(arguments[0], state->strings.name);
     PyObject *path = name == NULL ? NULL : PyObject_GetAttr(arguments[0], state->strings.path);
-    if (path == NULL) {
+    PyObject *dictionary = path == NULL ? NULL : PyObject_GenericGetDict(arguments[0], NULL);
+    if (dictionary == NULL) {
         Py_XDECREF(name);
+        Py_XDECREF(path);
         return NULL;
     }
-    return Py_BuildValue("O(NN)", state->source_file_loader, name, path);
+    return Py_BuildValue("O(NN)N", state->source_file_loader, name, path, dictionary);
 }
 
 static PyMethodDef reduce_definition = {
@@ -157,7 +173,39 @@ metaclass_hash(PyObject *self)
     return PyObject_Hash((PyObject *)((PyTypeObject *)self)->tp_base);
 }
 
+/* A class that derives from ours derives from SourceFileLoader, and is an ordinary class. */
+static PyObject *
+metaclass_new(PyTypeObject *metaclass, PyObject *arguments, PyObject *keywords)
+{
+    PyObject *name, *bases, *namespace;
+    if (!PyArg_ParseTuple(arguments, "OO!O", &name, &PyTuple_Type, &bases, &namespace)) {
+        return NULL;
+    }
+    PyObject *plain = PyTuple_New(PyTuple_GET_SIZE(bases));
+    bool derives = false;
+    for (Py_ssize_t i = 0; plain != NULL && i < PyTuple_GET_SIZE(bases); i++) {
+        PyObject *base = PyTuple_GET_ITEM(bases, i);
+        if (Py_TYPE(base) == metaclass) {
+            base = (PyObject *)((PyTypeObject *)base)->tp_base;
+            derives = true;
+        }
+        PyTuple_SET_ITEM(plain, i, Py_NewRef(base));
+    }
+    PyObject *result = NULL;
+    if (plain != NULL && !derives) {
+        result = PyType_Type.tp_new(metaclass, arguments, keywords);
+    }
+    else if (plain != NULL) {
+        PyObject *again = PyTuple_Pack(3, name, plain, namespace);
+        result = again == NULL ? NULL : PyObject_Call((PyObject *)&PyType_Type, again, keywords);
+        Py_XDECREF(again);
+    }
+    Py_XDECREF(plain);
+    return result;
+}
+
 static PyType_Slot metaclass_slots[] = {
+    {Py_tp_new, metaclass_new},
     {Py_tp_richcompare, metaclass_compare},
     {Py_tp_hash, metaclass_hash},
     {0, NULL},

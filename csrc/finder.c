@@ -25,6 +25,7 @@ typedef struct {
 
 /* One look-up on its way. */
 struct search {
+    bool asked; /* a path entry's own finder was asked: what it said is not proved */
     PyObject *full_name, *target; /* borrowed */
     const char *tail; /* what follows the last dot, utf-8 */
     size_t tail_bytes;
@@ -75,7 +76,11 @@ static int
 set_cached(loader_state *state, PyObject *spec, const char *folder, size_t folder_bytes, const char *stem)
 {
     PyObject *prefix = PySys_GetObject("pycache_prefix");
-    if (prefix != Py_None) {
+    PyObject *implementation = PySys_GetObject("implementation");
+    PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttr(implementation, state->strings.cache_tag);
+    Py_XDECREF(tag);
+    if (prefix != Py_None || tag != state->cache_tag) {
+        PyErr_Clear();
         return RET_OK;
     }
     char text[PYCDS_PATH_BYTES + 512];
@@ -283,10 +288,12 @@ learn_entry(loader_state *state, PyObject *finder)
     PyObject *finder_path = PyObject_GetAttr(finder, state->strings.path);
     PyObject *loaders = finder_path == NULL ? NULL : PyObject_GetAttr(finder, state->strings.loaders);
     int standard = loaders == NULL ? -1 : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
-    Py_XDECREF(loaders);
-    PyObject *index = standard < 0 ? NULL : PyLong_FromSize_t(state->entry_count);
+    PyObject *items = standard < 0 ? NULL : standard ? PyList_AsTuple(loaders) : PyTuple_New(0);
+    PyObject *index = items == NULL ? NULL : PyLong_FromSize_t(state->entry_count);
     if (index == NULL || PyDict_SetItem(state->entry_index, finder, index) != 0) {
         Py_XDECREF(index);
+        Py_XDECREF(items);
+        Py_XDECREF(loaders);
         Py_XDECREF(finder_path);
         return NULL;
     }
@@ -295,6 +302,8 @@ learn_entry(loader_state *state, PyObject *finder)
     memset(entry, 0, sizeof(*entry));
     entry->finder = Py_NewRef(finder);
     entry->finder_path = finder_path;
+    entry->loaders = loaders;
+    entry->loader_items = items;
     if (standard == 0 || !PyUnicode_CheckExact(finder_path)) {
         return entry;
     }
@@ -325,6 +334,26 @@ learn_entry(loader_state *state, PyObject *finder)
         entry->noted = entry->directory != NULL && entry->directory->flags & DIRECTORY_LEFT_OUT;
     }
     return entry;
+}
+
+/* Is the FileFinder of an entry as it was when we looked: path, loaders, and no find_spec of its own? */
+static bool
+finder_is_unchanged(loader_state *state, const struct path_entry *entry)
+{
+    PyObject *path = PyObject_GetAttr(entry->finder, state->strings.path);
+    PyObject *loaders = PyObject_GetAttr(entry->finder, state->strings.loaders);
+    PyObject *find_spec = PyObject_GetAttr(entry->finder, state->strings.find_spec);
+    bool same = path == entry->finder_path && loaders == entry->loaders && find_spec != NULL && PyMethod_Check(find_spec)
+                && PyMethod_GET_FUNCTION(find_spec) == state->file_finder_find_spec
+                && PyList_GET_SIZE(loaders) == PyTuple_GET_SIZE(entry->loader_items);
+    for (Py_ssize_t i = 0; same && i < PyTuple_GET_SIZE(entry->loader_items); i++) {
+        same = PyList_GET_ITEM(loaders, i) == PyTuple_GET_ITEM(entry->loader_items, i);
+    }
+    Py_XDECREF(path);
+    Py_XDECREF(loaders);
+    Py_XDECREF(find_spec);
+    PyErr_Clear();
+    return same;
 }
 
 /* The entry of a finder; NULL with an exception, or NULL without one: not a FileFinder, ask it. */
@@ -395,10 +424,11 @@ finder_for(loader_state *state, PyObject *cache, PyObject *entry)
 
 /* Asks an entry's own finder, and reads its spec as PathFinder._get_spec does. */
 static enum answer
-ask(loader_state *state, const struct search *search, PyObject *finder, PyObject **result)
+ask(loader_state *state, struct search *search, PyObject *finder, PyObject **result)
 {
-    if ((PyObject *)Py_TYPE(finder) != state->file_finder && !PyObject_HasAttr(finder, state->strings.find_spec)) {
-        return ANSWER_DECLINE; /* 3.11 falls back to find_loader and find_module, later versions raise */
+    search->asked = true;
+    if ((PyObject *)Py_TYPE(finder) != state->file_finder && (PyObject *)Py_TYPE(finder) != state->zipimporter) {
+        return ANSWER_DECLINE; /* may do anything when asked, and if it has nothing PathFinder would ask it once more */
     }
     PyObject *arguments[] = {finder, search->full_name, search->target};
     PyObject *spec = PyObject_VectorcallMethod(state->strings.find_spec, arguments, 3, NULL);
@@ -467,12 +497,13 @@ current_directory_lacks(loader_state *state, const struct search *search, PyObje
     }
     const struct path_entry entry = state->entries[state->current_directory - 1];
     return entry.listing != NULL && PyDict_GetItemWithError(cache, entry.finder_path) == entry.finder
+           && finder_is_unchanged(state, &entry)
            && listing_find(entry.listing, search->tail, search->tail_bytes, search->hash) == NULL
            && prove(state, entry.directory, ".");
 }
 
 static enum answer
-search_entry(loader_state *state, const struct search *search, PyObject *cache, PyObject *path, PyObject **result)
+search_entry(loader_state *state, struct search *search, PyObject *cache, PyObject *path, PyObject **result)
 {
     bool is_current = PyUnicode_GET_LENGTH(path) == 0;
     if (is_current && current_directory_lacks(state, search, cache)) {
@@ -499,12 +530,7 @@ search_entry(loader_state *state, const struct search *search, PyObject *cache, 
         if (entry.listing != NULL) {
             const struct listing_name *name =
                 listing_find(entry.listing, search->tail, search->tail_bytes, search->hash);
-            PyObject *path_now = PyObject_GetAttr(finder, state->strings.path);
-            Py_XDECREF(path_now);
-            if (path_now != entry.finder_path) {
-                PyErr_Clear(); /* somebody changed the finder */
-            }
-            else if (prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
+            if (finder_is_unchanged(state, &entry) && prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
                 proved = state->entries[index].proved = true;
                 answer = name == NULL ? ANSWER_NOT_HERE : answer_from_listing(state, search, &entry, name, result);
             }
@@ -551,20 +577,39 @@ is_customization(const char *name)
     return strcmp(name, "sitecustomize") == 0 || strcmp(name, "usercustomize") == 0;
 }
 
-/* Does the listing that the image has for a path entry, true to the directory or not, lack the name? */
+/* Is it site that asks, and does nobody look after PathFinder? site.execsitecustomize and execusercustomize (Lib/site.py,
+   3.11 to 3.13) take a ModuleNotFoundError of that name for the answer and drop it, so it can come from here: it spares
+   PathFinder's listing of every directory on sys.path, half of what a start costs in imports. */
 static bool
-image_lacks(loader_state *state, const struct search *search, PyObject *path)
+site_would_not_notice(loader_state *state)
 {
-    Py_ssize_t bytes;
-    const char *text = PyUnicode_CheckExact(path) ? PyUnicode_AsUTF8AndSize(path, &bytes) : NULL;
-    if (text == NULL) {
-        PyErr_Clear();
+    PyObject *finders = PySys_GetObject("meta_path");
+    PyObject *modules = PySys_GetObject("modules");
+    if (finders == NULL || !PyList_Check(finders) || PyList_GET_SIZE(finders) == 0 || modules == NULL
+        || PyList_GET_ITEM(finders, PyList_GET_SIZE(finders) - 1) != state->path_finder) {
         return false;
     }
-    struct image *image = &state->session->image;
-    const struct directory_record *directory = image_directory(image, text, (size_t)bytes);
-    const struct listing *listing = directory == NULL ? NULL : image_listing(image, directory);
-    return listing != NULL && listing_find(listing, search->tail, search->tail_bytes, search->hash) == NULL;
+    PyObject *site = PyMapping_GetItemString(modules, "site");
+    PyObject *spec = site == NULL ? NULL : PyObject_GetAttrString(site, "__spec__");
+    PyObject *initializing = spec == NULL ? NULL : PyObject_GetAttrString(spec, "_initializing");
+    bool result = initializing == Py_True;
+    Py_XDECREF(site);
+    Py_XDECREF(spec);
+    Py_XDECREF(initializing);
+    PyErr_Clear();
+    return result;
+}
+
+/* What _find_and_load_unlocked raises for a module that nobody has. Returns NULL. */
+static PyObject *
+raise_not_found(PyObject *full_name)
+{
+    PyObject *message = PyUnicode_FromFormat("No module named %R", full_name);
+    if (message != NULL) {
+        PyErr_SetImportErrorSubclass(PyExc_ModuleNotFoundError, message, full_name, NULL);
+        Py_DECREF(message);
+    }
+    return NULL;
 }
 
 /* Is a search sure to find nothing by a listing? Then PathFinder, which looks again after us, can have it at once: a
@@ -578,13 +623,6 @@ is_listed_nowhere(loader_state *state, const struct search *search, PyObject *ca
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(paths); i++) {
         PyObject *path = PyList_GET_ITEM(paths, i);
-        if (state->preparation == PREPARATION_DUE) {
-            PyObject *finder = PyUnicode_CheckExact(path) ? PyDict_GetItemWithError(cache, path) : NULL;
-            if (finder != Py_None && !image_lacks(state, search, path)) {
-                return false;
-            }
-            continue;
-        }
         if (!PyUnicode_CheckExact(path)) {
             return false;
         }
@@ -606,7 +644,7 @@ is_listed_nowhere(loader_state *state, const struct search *search, PyObject *ca
             return false;
         }
         const struct path_entry *entry = &state->entries[PyLong_AsSize_t(index)];
-        if (entry->listing == NULL || !entry->proved
+        if (entry->listing == NULL || !entry->proved || !finder_is_unchanged(state, entry)
             || listing_find(entry->listing, search->tail, search->tail_bytes, search->hash) != NULL) {
             return false;
         }
@@ -630,7 +668,7 @@ namespace_spec(loader_state *state, const struct search *search, PyObject *porti
 }
 
 static PyObject *
-search_path(loader_state *state, const struct search *search, PyObject *cache, PyObject *path)
+search_path(loader_state *state, struct search *search, PyObject *cache, PyObject *path)
 {
     PyObject *portions = NULL, *spec = NULL;
     PyObject *entries = PyObject_GetIter(path);
@@ -649,6 +687,7 @@ search_path(loader_state *state, const struct search *search, PyObject *cache, P
         }
         Py_DECREF(entry);
         if (answer == ANSWER_DECLINE) {
+            search->asked = true;
             Py_CLEAR(portions);
             break;
         }
@@ -746,15 +785,17 @@ finder_find_spec(
         Py_RETURN_NONE;
     }
     search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
+    if (!prepare_search(state) || !importlib_is_untouched(state)) {
+        Py_RETURN_NONE;
+    }
     PyObject *path = values[1] == Py_None ? PySys_GetObject("path") : values[1];
-    if (path == NULL) {
-        Py_RETURN_NONE;
+    if (path == NULL
+        || (!PyList_CheckExact(path) && !PyTuple_CheckExact(path)
+            && (PyObject *)Py_TYPE(path) != state->namespace_path)) {
+        Py_RETURN_NONE; /* something that may not bear being gone through twice */
     }
-    if (state->preparation == PREPARATION_DUE && is_customization(name)
-        && is_listed_nowhere(state, &search, cache, path)) {
-        Py_RETURN_NONE;
-    }
-    if (!prepare_search(state) || !importlib_is_untouched(state) || is_listed_nowhere(state, &search, cache, path)) {
+    bool for_site = values[1] == Py_None && is_customization(name) && site_would_not_notice(state);
+    if (!for_site && is_listed_nowhere(state, &search, cache, path)) {
         Py_RETURN_NONE;
     }
     Py_INCREF(path);
@@ -762,6 +803,10 @@ finder_find_spec(
     PyObject *spec = search_path(state, &search, cache, path);
     Py_DECREF(cache);
     Py_DECREF(path);
+    if (spec == Py_None && for_site && !search.asked) {
+        Py_DECREF(spec);
+        return raise_not_found(search.full_name);
+    }
     return spec;
 }
 
@@ -822,6 +867,8 @@ finder_clear(loader_state *state)
     for (size_t i = 0; i < state->entry_count; i++) {
         Py_CLEAR(state->entries[i].finder);
         Py_CLEAR(state->entries[i].finder_path);
+        Py_CLEAR(state->entries[i].loaders);
+        Py_CLEAR(state->entries[i].loader_items);
         PyMem_Free(state->entries[i].path);
         state->entries[i].path = NULL;
     }
@@ -838,6 +885,8 @@ finder_traverse(loader_state *state, visitproc visit, void *arg)
     for (size_t i = 0; i < state->entry_count; i++) {
         Py_VISIT(state->entries[i].finder);
         Py_VISIT(state->entries[i].finder_path);
+        Py_VISIT(state->entries[i].loaders);
+        Py_VISIT(state->entries[i].loader_items);
     }
     Py_VISIT(state->entry_index);
     return 0;

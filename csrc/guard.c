@@ -35,6 +35,9 @@ static const struct {
 };
 _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUARDED_ATTRIBUTES is too small");
 
+static const char *const watched_globals[GUARDED_GLOBALS] = {
+    "_path_stat", "_path_isfile", "_path_isdir", "_relax_case", "cache_from_source"};
+
 /* Is it a function, or classmethod of one, that the interpreter itself brought? */
 static int
 is_frozen_function(PyObject *attribute)
@@ -112,24 +115,55 @@ take_loaders(loader_state *state, PyObject *external)
     return RET_OK;
 }
 
-/* The interpreter's own FileFinder hook among sys.path_hooks, told by its code object: made by FileFinder.path_hook,
-   with the interpreter's loaders in its closure. */
-static int
-take_hook(loader_state *state)
+/* Is a hook FileFinder.path_hook(*the interpreter's own loaders)? Told by its closure, `cls` and `loader_details`. */
+static bool
+is_standard_hook(loader_state *state, PyObject *hook)
+{
+    if (!PyFunction_Check(hook) || !is_frozen_function(hook)) {
+        return false;
+    }
+    PyObject *closure = PyFunction_GetClosure(hook);
+    if (closure == NULL || PyTuple_GET_SIZE(closure) != 2) {
+        return false;
+    }
+    PyObject *type = PyCell_Get(PyTuple_GET_ITEM(closure, 0));
+    PyObject *details = PyCell_Get(PyTuple_GET_ITEM(closure, 1));
+    bool standard = type == state->file_finder && details != NULL
+                    && PyObject_RichCompareBool(details, state->loader_details, Py_EQ) == 1;
+    PyErr_Clear();
+    Py_XDECREF(type);
+    Py_XDECREF(details);
+    return standard;
+}
+
+/* The interpreter's own two hooks, zipimporter and FileFinder's, where they stand first in sys.path_hooks. */
+static void
+take_hooks(loader_state *state)
 {
     PyObject *hooks = PySys_GetObject("path_hooks");
-    if (hooks == NULL || !PyList_Check(hooks)) {
-        return RET_OK;
+    if (hooks == NULL || !PyList_Check(hooks) || PyList_GET_SIZE(hooks) < 2) {
+        return;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(hooks); i++) {
-        PyObject *hook = PyList_GET_ITEM(hooks, i);
-        if (PyType_Check(hook) && strcmp(((PyTypeObject *)hook)->tp_name, "zipimporter") == 0) {
-            Py_XSETREF(state->zipimporter, Py_NewRef(hook));
+    PyObject *zip = PyList_GET_ITEM(hooks, 0), *hook = PyList_GET_ITEM(hooks, 1);
+    if (PyType_Check(zip) && strcmp(((PyTypeObject *)zip)->tp_name, "zipimporter") == 0
+        && is_standard_hook(state, hook)) {
+        state->zipimporter = Py_NewRef(zip);
+        state->standard_hook = Py_NewRef(hook);
+    }
+}
+
+/* Takes note of the globals of importlib._bootstrap_external. */
+static int
+take_globals(loader_state *state, PyObject *external)
+{
+    state->external_globals = Py_XNewRef(PyModule_GetDict(external));
+    for (int i = 0; i < GUARDED_GLOBALS; i++) {
+        state->globals[i].name = PyUnicode_InternFromString(watched_globals[i]);
+        if (state->globals[i].name == NULL) {
+            return RET_ERROR;
         }
-        else if (PyFunction_Check(hook) && is_frozen_function(hook)) {
-            Py_XSETREF(state->standard_hook, Py_NewRef(hook));
-            break;
-        }
+        state->globals[i].original =
+            Py_XNewRef(PyDict_GetItemWithError(state->external_globals, state->globals[i].name));
     }
     return RET_OK;
 }
@@ -167,12 +201,13 @@ guard_importlib(loader_state *state, const char **reason)
     if (take(external, "ExtensionFileLoader", &state->extension_file_loader) != RET_OK
         || take(external, "_NamespacePath", &state->namespace_path) != RET_OK
         || take(bootstrap, "ModuleSpec", &state->module_spec) != RET_OK
-        || take(state->source_file_loader, "get_code", &state->plain_get_code) != RET_OK
         || take(state->path_finder, "_path_importer_cache", &state->plain_path_importer_cache) != RET_OK
         || take(state->path_finder, "_get_spec", &state->plain_get_spec) != RET_OK
-        || take_loaders(state, external) != RET_OK || take_hook(state) != RET_OK) {
+        || take(state->file_finder, "find_spec", &state->file_finder_find_spec) != RET_OK
+        || take_loaders(state, external) != RET_OK || take_globals(state, external) != RET_OK) {
         goto done;
     }
+    take_hooks(state);
     for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
         struct guarded_attribute *attribute = &state->attributes[i];
         attribute->owner = watched[i].owner;
@@ -199,6 +234,12 @@ done:
 bool
 importlib_is_untouched(loader_state *state)
 {
+    for (int i = 0; i < GUARDED_GLOBALS; i++) {
+        if (PyDict_GetItemWithError(state->external_globals, state->globals[i].name) != state->globals[i].original) {
+            PyErr_Clear();
+            return false;
+        }
+    }
     bool same_tags = true;
     for (int i = 0; i < GUARDED_TYPES; i++) {
         unsigned int tag = state->guarded[i].type->tp_version_tag;

@@ -157,6 +157,10 @@ session_create(void)
 static struct session *
 session_of(loader_state *state)
 {
+    if (state == NULL) {
+        PyErr_SetString(PyExc_SystemError, "pycds_auto._loader was not executed"); /* _imp.create_dynamic alone */
+        return NULL;
+    }
     if (state->session == NULL) {
         state->session = session_create();
     }
@@ -175,6 +179,9 @@ decline(void)
 #ifdef Py_GIL_DISABLED
     return "free-threaded interpreter";
 #else
+    if (system_flag("optimize") > 2) {
+        return "optimisation level above 2"; /* cache_from_source has a name for each; nobody uses them */
+    }
     if (system_flag("verbose") > 0) {
         return "verbose imports (-v)"; /* its output tells each file that importlib reads */
     }
@@ -243,6 +250,8 @@ intern_strings(loader_state *state)
         {&state->strings.cached, "_cached"},
         {&state->strings.locations, "submodule_search_locations"},
         {&state->strings.find_spec, "find_spec"},
+        {&state->strings.get_code, "get_code"},
+        {&state->strings.cache_tag, "cache_tag"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -319,7 +328,10 @@ prepare_search(loader_state *state)
     if (state->preparation == PREPARATION_DUE) {
         state->preparation = PREPARATION_FAILED; /* also for look-ups that the preparation itself makes */
         state->entry_index = PyDict_New();
-        if (state->entry_index != NULL && intern_strings(state) == RET_OK && guard_importlib(state, &reason) == RET_OK) {
+        PyObject *implementation = PySys_GetObject("implementation");
+        if (state->entry_index != NULL && implementation != NULL && intern_strings(state) == RET_OK
+            && (state->cache_tag = PyObject_GetAttr(implementation, state->strings.cache_tag)) != NULL
+            && guard_importlib(state, &reason) == RET_OK) {
             state->preparation = PREPARATION_DONE;
         }
         else {
@@ -395,6 +407,9 @@ static PyObject *
 loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     loader_state *state = PyModule_GetState(module);
+    if (state == NULL) {
+        return PyBool_FromLong(0);
+    }
     if (!state->activated) {
         state->activated = true;
         state->module = module;
@@ -649,7 +664,9 @@ static PyMethodDef methods[] = {
     DO((state)->module_spec);                                                                                          \
     DO((state)->namespace_path);                                                                                       \
     DO((state)->zipimporter);                                                                                          \
-    DO((state)->plain_get_code);                                                                                       \
+    DO((state)->file_finder_find_spec);                                                                                \
+    DO((state)->external_globals);                                                                                     \
+    DO((state)->cache_tag);                                                                                            \
     DO((state)->plain_path_importer_cache);                                                                            \
     DO((state)->plain_get_spec);                                                                                       \
     DO((state)->standard_loaders);                                                                                     \
@@ -664,6 +681,12 @@ static PyMethodDef methods[] = {
     DO((state)->strings.cached);                                                                                       \
     DO((state)->strings.locations);                                                                                    \
     DO((state)->strings.find_spec);                                                                                    \
+    DO((state)->strings.get_code);                                                                                     \
+    DO((state)->strings.cache_tag);                                                                                    \
+    for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
+        DO((state)->globals[i_].name);                                                                                 \
+        DO((state)->globals[i_].original);                                                                             \
+    }                                                                                                                  \
     for (int i_ = 0; i_ < GUARDED_TYPES; i_++) {                                                                       \
         DO((state)->guarded[i_].type);                                                                                 \
     }                                                                                                                  \
@@ -676,6 +699,9 @@ static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     loader_state *state = PyModule_GetState(module);
+    if (state == NULL) {
+        return 0; /* never executed */
+    }
     FOR_EACH_OBJECT(state, Py_VISIT)
     return finder_traverse(state, visit, arg);
 }
@@ -684,6 +710,9 @@ static int
 module_clear(PyObject *module)
 {
     loader_state *state = PyModule_GetState(module);
+    if (state == NULL) {
+        return 0;
+    }
     FOR_EACH_OBJECT(state, Py_CLEAR)
     state->attribute_count = 0;
     finder_clear(state);
@@ -694,6 +723,9 @@ static void
 module_free(void *module)
 {
     loader_state *state = PyModule_GetState((PyObject *)module);
+    if (state == NULL) {
+        return;
+    }
     module_clear((PyObject *)module);
     if (state->session != NULL && !state->session_is_armed) {
         session_free(state->session);

@@ -24,7 +24,7 @@ extern char **environ;
 
 /* How long after a rebuild, in seconds, the next may start: for new modules, while there is no image (the last rebuild
    failed, then), for what only changed, for misses that nobody folded. */
-enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 10, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300 };
+enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300 };
 
 /* The one session of this process; not a Python object, and set in the main interpreter only. */
 static struct session *exit_session;
@@ -267,6 +267,7 @@ at_exit(void)
                 session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "");
         }
     }
+    session->image.bytes = NULL; /* unmapped by the end of the process, at less cost */
     session_free(session);
 }
 

@@ -32,15 +32,26 @@ struct guarded_attribute {
     PyObject *original; /* owned */
 };
 
+/* A global of importlib._bootstrap_external that our shortcuts stand in for, and what it was. */
+#define GUARDED_GLOBALS 5
+
+struct guarded_global {
+    PyObject *name; /* owned, interned */
+    PyObject *original; /* owned */
+};
+
 /* The strings that we look things up with. */
 struct interned {
-    PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec;
+    PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
+        *get_code, *cache_tag;
 };
 
 /* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
 struct path_entry {
     PyObject *finder; /* owned */
     PyObject *finder_path; /* owned: its `path` when we looked */
+    PyObject *loaders; /* owned: its list `_loaders`; the items are those of state->standard_loaders or equal */
+    PyObject *loader_items; /* owned: tuple of the items when we looked */
     char *path; /* owned, utf-8, no trailing slash; NULL: always ask the finder */
     size_t path_bytes;
     const struct directory_record *directory; /* NULL: always ask the finder */
@@ -61,7 +72,9 @@ typedef struct {
 
     /* importlib, as found at the first look-up (path_finder: at activation); all owned */
     PyObject *path_finder, *file_finder, *source_file_loader, *extension_file_loader, *module_spec, *namespace_path,
-        *zipimporter, *plain_get_code, *plain_path_importer_cache, *plain_get_spec;
+        *zipimporter, *plain_path_importer_cache, *plain_get_spec, *file_finder_find_spec;
+    PyObject *external_globals; /* owned: the dictionary of importlib._bootstrap_external */
+    PyObject *cache_tag; /* owned: sys.implementation.cache_tag */
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
     PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
     PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
@@ -71,6 +84,7 @@ typedef struct {
     struct guarded_type guarded[GUARDED_TYPES];
     struct guarded_attribute attributes[GUARDED_ATTRIBUTES];
     size_t attribute_count;
+    struct guarded_global globals[GUARDED_GLOBALS];
     struct interned strings;
 
     /* path entries met so far: finder -> index into the array */

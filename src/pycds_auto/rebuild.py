@@ -98,15 +98,21 @@ def rebuild(
     if not state["folder"] or not state["identity"]:
         raise RebuildError(state["reason"] or "there is no cache folder")
     place = Place(state["folder"], state["variant"], state["prefix"], state["identity"])
+    try:
+        os.makedirs(place.folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RebuildError(f"cannot create the cache folder: {error}") from error
     return _rebuild(place, wait=wait, settle=settle, progress=progress)
 
 
 def _rebuild(place: Place, *, wait: bool, settle: bool, progress: Progress | None) -> Result:
-    import filelock
-
     started = time.time()
     try:
-        os.makedirs(place.folder, mode=0o700, exist_ok=True)
+        import filelock
+    except ImportError as error:
+        _write_state(place, started, f"failed: {error}", {})
+        raise RebuildError(f"filelock is needed, and cannot be imported: {error}") from error
+    try:
         lock = filelock.FileLock(os.path.join(place.folder, "lock"), timeout=-1 if wait else 0, mode=0o600)
         with lock:
             return _rebuild_locked(place, started, settle, progress)
@@ -390,6 +396,8 @@ def main() -> None:
         return
     _add_library_folders(prefix)
     time.sleep(snapshot.SETTLE_SECONDS)  # the program that ended has just made its __pycache__ folders
+    if not os.path.isdir(folder):
+        return  # cleared meanwhile, or the whole home is gone: it is not for us to bring it back
     try:
         _rebuild(place, wait=False, settle=True, progress=None)
     except RebuildError:
