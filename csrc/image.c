@@ -387,7 +387,9 @@ image_payload(struct image *image, const struct module_record *module, size_t *s
 bool
 module_matches(const struct module_record *module, const struct stat *now)
 {
-    return stat_mtime_ns(now) == module->mtime_ns && (uint64_t)now->st_size == module->size;
+    return stat_mtime_ns(now) == module->mtime_ns && (uint64_t)now->st_size == module->size
+           && (uint64_t)now->st_ino == module->inode
+           && (now->st_nlink > 1 || stat_ctime_ns(now) == module->ctime_ns);
 }
 
 bool

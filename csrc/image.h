@@ -12,6 +12,11 @@
      the directory gives the mtime, ctime, inode and device that the snapshot saw (and the snapshot was taken two
      seconds or more after them: a change within the same tick of the clock would not show). ctime is there because
      an mtime can be set back by tar or rsync; nobody sets a ctime.
+   - A source is believed to be the one that was compiled if one stat shows its mtime, size and inode, and its ctime too
+     unless it has several hard links. mtime and size are what a pyc goes by; but a pyc lies beside its source and is
+     swapped with it, and we do not: two trees unpacked with equal times, and a link turned from one to the other, must
+     not be mixed up. Hard links are left out because uv makes and removes them whenever any environment is made, which
+     sets the ctime of the file that all environments share.
    - A listing leads by index straight to the modules and sub-directories that its names stand for: once a directory
      is proved, no path is hashed to find a module in it.
    - Identity is text, compared byte by byte: no collisions, and a person can read why an image was refused.
@@ -72,12 +77,14 @@ struct module_record {
     uint32_t path_bytes;
     uint32_t flags; /* enum module_flag */
     int64_t mtime_ns; /* of the source */
-    uint64_t size; /* of the source, bytes */
+    int64_t ctime_ns;
+    uint64_t inode;
+    uint64_t size; /* bytes */
     uint64_t payload; /* offset */
     uint64_t payload_bytes;
     uint64_t payload_checksum;
 };
-_Static_assert(sizeof(struct module_record) == 72, "image.py packs a module with 72 bytes");
+_Static_assert(sizeof(struct module_record) == 88, "image.py packs a module with 88 bytes");
 
 enum directory_flag {
     DIRECTORY_LEFT_OUT = 1, /* has no listing: looked at by the rebuilder and left to FileFinder */

@@ -30,7 +30,7 @@ NAME_UNCERTAIN = 8
 NAME_EXTENSION_SHIFT = 8
 
 _HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ")
-_MODULE = struct.Struct("=QQQIIqQQQQ")
+_MODULE = struct.Struct("=QQQIIqqQQQQQ")
 _DIRECTORY = struct.Struct("=QQQIIqqQQQQQ")
 _LISTING = struct.Struct("=II")
 _NAME = struct.Struct("=IIHHII")
@@ -43,6 +43,8 @@ class Module(NamedTuple):
 
     path: str
     mtime_ns: int
+    ctime_ns: int
+    inode: int
     size: int
     flags: int
     payload: bytes | memoryview
@@ -156,8 +158,8 @@ def build(identity: str, modules: Iterable[Module], directories: Iterable[Direct
     for module, path, text, value in zip(modules, module_paths, module_text, module_hashes):
         offset = tail.block(module.payload)
         record = _MODULE.pack(
-            0, value, text, len(path), module.flags, module.mtime_ns, module.size, offset, len(module.payload),
-            checksum(module.payload),
+            0, value, text, len(path), module.flags, module.mtime_ns, module.ctime_ns, module.inode, module.size, offset,
+            len(module.payload), checksum(module.payload),
         )  # fmt: skip
         module_records.append(_sealed(record, path))
     tail.align()
@@ -215,9 +217,9 @@ def read(path: str, identity: str) -> Image:
 def _read_modules(view: memoryview, at: int, count: int) -> Iterator[Module]:
     for index in range(count):
         record = _MODULE.unpack_from(view, at + index * _MODULE.size)
-        _, _, text, text_bytes, flags, mtime_ns, size, payload, payload_bytes, _ = record
+        _, _, text, text_bytes, flags, mtime_ns, ctime_ns, inode, size, payload, payload_bytes, _ = record
         path = os.fsdecode(bytes(view[text : text + text_bytes]))
-        yield Module(path, mtime_ns, size, flags, view[payload : payload + payload_bytes])
+        yield Module(path, mtime_ns, ctime_ns, inode, size, flags, view[payload : payload + payload_bytes])
 
 
 def _read_directories(view: memoryview, at: int, count: int) -> Iterator[Directory]:

@@ -217,7 +217,7 @@ def _collect_modules(
             try:
                 status = os.stat(path)
                 known = old.modules.get(path)
-                if known and not known.flags & image.LEFT_OUT and (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size):
+                if known and not known.flags & image.LEFT_OUT and snapshot.same_module(known, status):
                     modules[path] = known
                 else:
                     modules[path] = snapshot.module(path)

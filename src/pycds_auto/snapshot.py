@@ -63,9 +63,21 @@ def module(path: str) -> Module:
     if caught:
         raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
     after = os.stat(path)
-    if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+    made = _module(path, after, 0, payload)
+    if not same_module(made, before):
         raise Unsettled(path)
-    return Module(path, after.st_mtime_ns, after.st_size, 0, payload)
+    return made
+
+
+def _module(path: str, status: os.stat_result, flags: int, payload: bytes) -> Module:
+    return Module(path, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size, flags, payload)
+
+
+def same_module(known: Module, status: os.stat_result) -> bool:
+    """Does a stat show the source as it was recorded? The rule is csrc/image.h's, and csrc/image.c's module_matches."""
+    return (known.mtime_ns, known.inode, known.size) == (status.st_mtime_ns, status.st_ino, status.st_size) and (
+        status.st_nlink > 1 or known.ctime_ns == status.st_ctime_ns
+    )
 
 
 def _refuse_hash_based(path: str) -> None:
@@ -81,7 +93,7 @@ def _refuse_hash_based(path: str) -> None:
 
 def left_out(path: str, status: os.stat_result) -> Module:
     """The record that says: looked at, not in the image."""
-    return Module(path, status.st_mtime_ns, status.st_size, LEFT_OUT, b"")
+    return _module(path, status, LEFT_OUT, b"")
 
 
 def directory(path: str) -> Directory:
