@@ -7,14 +7,18 @@
 
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "recorder.h"
 
-/* Decodes a verified payload. NULL without an exception: it is no code object. */
+/* Decodes a verified payload. NULL without an exception: it is no code object; with one: no memory. */
 static PyObject *
 decode(const unsigned char *payload, size_t size)
 {
     PyObject *code = PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
+    if (code == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return NULL;
+    }
     if (code == NULL || !PyCode_Check(code)) {
         PyErr_Clear();
         Py_CLEAR(code);
@@ -22,7 +26,8 @@ decode(const unsigned char *payload, size_t size)
     return code;
 }
 
-/* The code object of the source `path` from the image. NULL without an exception: not there, changed or damaged. */
+/* The code object of the source `path` from the image. NULL without an exception: not there, changed or damaged; with
+   one: no memory. */
 static PyObject *
 archived_code(struct session *session, const char *path)
 {
@@ -41,13 +46,18 @@ archived_code(struct session *session, const char *path)
             recorder_note(session, MISS_CHANGED, path);
             return NULL;
         }
+        if (!(now.st_mode & S_IROTH) && geteuid() != session->effective_user) {
+            return NULL; /* perhaps it may not be read any more */
+        }
     }
     size_t size;
     const unsigned char *payload = image_payload(&session->image, module, &size);
     PyObject *code = payload == NULL ? NULL : decode(payload, size);
     if (code == NULL) {
-        session_set_reason(session, "image damaged: code of a module");
-        recorder_note(session, MISS_MODULE, path);
+        if (!PyErr_Occurred()) {
+            session_set_reason(session, "image damaged: code of a module");
+            recorder_note(session, MISS_MODULE, path);
+        }
         return NULL;
     }
     session->hits++;
@@ -93,7 +103,7 @@ is_plain_instance(PyObject *loader)
 
 PyDoc_STRVAR(
     get_code_doc,
-    "get_code(self, fullname)\n\n"
+    "get_code($module, self, fullname, /)\n--\n\n"
     "The module's code object: from the archive if its source is unchanged, else as SourceFileLoader.get_code.");
 
 /* A builtin function bound to the module, not a method: arguments[0] is the loader (see make_loader_type). */
@@ -111,7 +121,7 @@ loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
         const char *path = !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
         PyObject *code = path == NULL ? NULL : archived_code(state->session, path);
         Py_XDECREF(keep);
-        if (code != NULL) {
+        if (code != NULL || PyErr_Occurred()) {
             return code;
         }
     }

@@ -50,7 +50,9 @@ windows_root(const struct cache_surroundings *surroundings, char *out, size_t ou
     while (length > 3 && (local[length - 1] == '\\' || local[length - 1] == '/')) {
         length--;
     }
-    if (!PRINT_FITS(out, out_bytes, "%.*s\\" APP_NAME "\\" APP_NAME "\\Cache", (int)length, local)) {
+    const char *separator = local[length - 1] == '\\' || local[length - 1] == '/' ? "" : "\\"; /* "D:\" */
+    if (!PRINT_FITS(
+            out, out_bytes, "%.*s%s" APP_NAME "\\" APP_NAME "\\Cache", (int)length, local, separator)) {
         return false;
     }
     for (char *at = out; *at; at++) {

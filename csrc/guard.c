@@ -78,7 +78,10 @@ static int
 take_loaders(loader_state *state, PyObject *external)
 {
     PyObject *details = PyObject_CallMethod(external, "_get_supported_file_loaders", NULL);
-    if (details == NULL) {
+    PyObject *sourceless = PyObject_GetAttrString(external, "SourcelessFileLoader");
+    Py_XDECREF(sourceless); /* compared only; the module keeps it */
+    if (details == NULL || sourceless == NULL) {
+        Py_XDECREF(details);
         return RET_ERROR;
     }
     state->loader_details = PySequence_Tuple(details);
@@ -90,6 +93,14 @@ take_loaders(loader_state *state, PyObject *external)
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state->loader_details); i++) {
         PyObject *loader, *suffixes;
         if (!PyArg_ParseTuple(PyTuple_GET_ITEM(state->loader_details, i), "OO!", &loader, &PyList_Type, &suffixes)) {
+            return RET_ERROR;
+        }
+        /* listings know names by these suffixes (snapshot.py); SOURCE_SUFFIXES and the like can be changed */
+        const char *expected = loader == state->source_file_loader ? ".py" : loader == sourceless ? ".pyc" : NULL;
+        if (loader != state->extension_file_loader
+            && (expected == NULL || PyList_GET_SIZE(suffixes) != 1 || !PyUnicode_Check(PyList_GET_ITEM(suffixes, 0))
+                || PyUnicode_CompareWithASCIIString(PyList_GET_ITEM(suffixes, 0), expected) != 0)) {
+            PyErr_SetString(PyExc_RuntimeError, "importlib has other loaders or suffixes than its own");
             return RET_ERROR;
         }
         for (Py_ssize_t j = 0; j < PyList_GET_SIZE(suffixes); j++) {

@@ -397,7 +397,7 @@ directory_matches(const struct directory_record *directory, const struct stat *n
 {
     return S_ISDIR(now->st_mode) && stat_mtime_ns(now) == directory->mtime_ns
            && stat_ctime_ns(now) == directory->ctime_ns && (uint64_t)now->st_ino == directory->inode
-           && (uint64_t)now->st_dev == directory->device;
+           && ((uint64_t)now->st_dev == directory->device || directory->ctime_ns % 1000000000 != 0);
 }
 
 const char *

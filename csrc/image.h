@@ -11,7 +11,9 @@
    - A directory's listing stands in for FileFinder's listing of that directory. It is believed only while one stat of
      the directory gives the mtime, ctime, inode and device that the snapshot saw (and the snapshot was taken two
      seconds or more after them: a change within the same tick of the clock would not show). ctime is there because
-     an mtime can be set back by tar or rsync; nobody sets a ctime.
+     an mtime can be set back by tar or rsync; nobody sets a ctime. The device counts only where ctimes are whole
+     seconds (file systems made as images, with times of no meaning): overlay mounts get a new one at each start of a
+     container.
    - A source is believed to be the one that was compiled if one stat shows its mtime, size and inode, and its ctime too
      unless it has several hard links. mtime and size are what a pyc goes by; but a pyc lies beside its source and is
      swapped with it, and we do not: two trees unpacked with equal times, and a link turned from one to the other, must

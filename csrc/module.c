@@ -115,6 +115,7 @@ session_create(void)
     bool ignore_environment = system_flag("ignore_environment") != 0;
     settings_read(&session->settings, ignore_environment);
     session->pid = getpid();
+    session->effective_user = geteuid();
     session->executable = copy_system_text("executable");
     session->prefix = copy_system_text("prefix");
     long optimise = system_flag("optimize");
@@ -147,7 +148,7 @@ session_create(void)
     snprintf(
         session->identity, bytes, "python=%.300s\nmagic=%ld\nabi=%s\nbuild=%s\nprefix=%s\nvariant=%s\n",
         Py_GetVersion(), PyImport_GetMagicNumber(), soabi, build, session->prefix, session->variant);
-    if (!session_locate(session, cache_tag, soabi, session->prefix) && session->reason[0] == '\0') {
+    if (!session_locate(session, cache_tag, soabi, build) && session->reason[0] == '\0') {
         session_set_reason(session, "no cache folder: there is no home folder");
     }
     return session;
@@ -179,6 +180,15 @@ decline(void)
 #ifdef Py_GIL_DISABLED
     return "free-threaded interpreter";
 #else
+    PyObject *function = PySys_GetObject("getfilesystemencoding");
+    PyObject *encoding = function == NULL ? NULL : PyObject_CallNoArgs(function);
+    bool is_utf8 =
+        encoding != NULL && PyUnicode_Check(encoding) && PyUnicode_CompareWithASCIIString(encoding, "utf-8") == 0;
+    Py_XDECREF(encoding);
+    PyErr_Clear();
+    if (!is_utf8) {
+        return "file names are not utf-8 here"; /* a name in the image would stand for another file */
+    }
     if (system_flag("optimize") > 2) {
         return "optimisation level above 2"; /* cache_from_source has a name for each; nobody uses them */
     }
@@ -587,13 +597,25 @@ loader_checksum(PyObject *module, PyObject *data)
 struct python_surroundings {
     PyObject *variables; /* dict of str */
     const char *home;
+    PyObject *encoded[8]; /* owned: values handed out */
+    size_t count;
 };
 
 static const char *
 python_variable(void *context, const char *name)
 {
-    PyObject *value = PyDict_GetItemString(((struct python_surroundings *)context)->variables, name);
-    return value != NULL && PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : NULL;
+    struct python_surroundings *given = context;
+    PyObject *value = PyDict_GetItemString(given->variables, name);
+    if (value == NULL || !PyUnicode_Check(value) || given->count == 8) {
+        return NULL;
+    }
+    PyObject *bytes = PyUnicode_EncodeFSDefault(value);
+    if (bytes == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    given->encoded[given->count++] = bytes;
+    return PyBytes_AS_STRING(bytes);
 }
 
 static const char *
@@ -613,7 +635,7 @@ loader_cache_root(PyObject *module, PyObject *arguments)
 {
     (void)module;
     const char *platform;
-    struct python_surroundings given = {NULL, NULL};
+    struct python_surroundings given = {NULL, NULL, {NULL}, 0};
     if (!PyArg_ParseTuple(arguments, "sO!|z:cache_root", &platform, &PyDict_Type, &given.variables, &given.home)) {
         return NULL;
     }
@@ -633,8 +655,11 @@ loader_cache_root(PyObject *module, PyObject *arguments)
     }
     const struct cache_surroundings surroundings = {python_variable, python_home, &given};
     char out[4096];
-    if (!cache_root_for(which, &surroundings, out, sizeof(out))) {
-        PyErr_Clear();
+    bool found = cache_root_for(which, &surroundings, out, sizeof(out));
+    while (given.count > 0) {
+        Py_DECREF(given.encoded[--given.count]);
+    }
+    if (!found) {
         Py_RETURN_NONE;
     }
     return PyUnicode_DecodeFSDefault(out);

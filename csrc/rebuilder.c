@@ -71,6 +71,10 @@ rebuild_is_worth_it(const struct session *session)
     }
     bool image_exists;
     double since_rebuild = seconds_since_written(session->state_path, &size);
+    double since_attempt = seconds_since_written(session->lock_path, &size);
+    if (since_attempt < since_rebuild) {
+        since_rebuild = since_attempt; /* it runs, or ended without a report */
+    }
     bool damaged = strncmp(session->reason, "image", 5) == 0; /* it exists and cannot be used */
     if (!image_was_replaced(session, &image_exists) || damaged) {
         if (session->worthy_modules > 0
@@ -234,6 +238,12 @@ start_rebuilder(const struct session *session)
     sigfillset(&all);
     /* No handler of the program may run in the child while it shares our memory. */
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* The lock file's time says when it was tried last, should the rebuilder not live to report. */
+    int lock = open(session->lock_path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (lock >= 0) {
+        futimens(lock, NULL);
+        close(lock);
+    }
     fork_rebuilder((char *const *)arguments, environment, claimed);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (claimed >= 0) {

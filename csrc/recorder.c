@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 /* A file outside the standard library and site-packages is being worked on while it is younger than this: it does not
-   cause a rebuild, or every run of an edited program would. */
+   cause a rebuild, or every run of an edited program would. Nor does a directory there: programs write beside
+   themselves. */
 #define SETTLED_SECONDS 600
 
 /* root with a user's HOME (sudo): what root creates there the user could not write any more. */
@@ -121,7 +122,9 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
                 session->recording = false;
                 session->record_reason = reason;
             }
-            else if (in_library(session, path) || time(NULL) - status.st_mtime > SETTLED_SECONDS) {
+            else if (
+                in_library(session, path)
+                || (kind != MISS_DIRECTORY && time(NULL) - status.st_mtime > SETTLED_SECONDS)) {
                 if (kind == MISS_MODULE) {
                     session->worthy_modules++;
                 }

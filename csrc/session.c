@@ -19,12 +19,15 @@ session_set_reason(struct session *session, const char *reason)
 }
 
 bool
-session_locate(struct session *session, const char *cache_tag, const char *soabi, const char *prefix)
+session_locate(struct session *session, const char *cache_tag, const char *soabi, const char *build)
 {
+    const char *prefix = session->prefix;
     if (session->settings.cache_root[0] == '\0') {
         return false;
     }
-    uint64_t hash = pycds_checksum(soabi, strlen(soabi)) * 3 + pycds_checksum(prefix, strlen(prefix));
+    uint64_t hash = pycds_checksum(prefix, strlen(prefix));
+    hash = hash * 3 + pycds_checksum(soabi, strlen(soabi));
+    hash = hash * 3 + pycds_checksum(build, strlen(build));
     return PRINT_FITS(
                session->folder, "%s/%s-%016llx", session->settings.cache_root, cache_tag, (unsigned long long)hash)
            && PRINT_FITS(session->image_path, "%s/image-%s.pycds", session->folder, session->variant)

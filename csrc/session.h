@@ -37,6 +37,7 @@ struct session {
     bool recording;
     const char *record_reason; /* why not recording; NULL if it is, or never was asked to */
 
+    uid_t effective_user; /* when the session was made: a server may drop privileges later */
     pid_t pid; /* of the process that was activated: a fork's child is another */
 
     uint64_t hits, misses, stale;
@@ -54,8 +55,9 @@ session_serves(const struct session *session)
     return session->image.bytes != NULL && session->reason[0] == '\0';
 }
 
-/* Fills the places below `root` for an environment. `cache_tag`, `soabi`: of the interpreter. False: does not fit. */
-bool session_locate(struct session *session, const char *cache_tag, const char *soabi, const char *prefix);
+/* Fills the places in the cache root for this environment. `cache_tag`, `soabi`, `build`: of the interpreter; the build
+   too, or two builds that share a prefix would replace each other's image for ever. False: does not fit. */
+bool session_locate(struct session *session, const char *cache_tag, const char *soabi, const char *build);
 
 /* Checks the folder and maps the image; sets `reason`, `recording`, `record_reason`. */
 void session_open(struct session *session);

@@ -31,6 +31,9 @@ AGE_NS = 30 * 24 * 3600 * 10**9
 Use is noticed without bookkeeping in every run: each time this long has passed, all modules are marked as aged, hits of
 aged modules are recorded like misses, and what is still marked when the time has passed again was not used."""
 
+FORGET_SECONDS = 7 * 24 * 3600
+"""How long the folder of an environment that is gone stays."""
+
 SETTLE_ROUNDS = 3
 """How often the young files are looked at again before they are left for the next rebuild."""
 
@@ -132,7 +135,7 @@ def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progre
             _fold_elsewhere(place.of_variant(variant))
         spool.drop_taken(place.folder)
         _drop_old_variants(place.folder)
-        _drop_dead_neighbours(place.folder)
+        _drop_dead_neighbours(place.folder, place.prefix)
     except OSError as error:
         _remove_temporary(place.folder)
         _write_state(place, started, f"failed: {error}", {})
@@ -333,8 +336,10 @@ def _drop_old_variants(folder: str) -> None:
         os.unlink(path)
 
 
-def _drop_dead_neighbours(folder: str) -> None:
-    """Removes the folders of environments that no longer exist: nobody else ever would."""
+def _drop_dead_neighbours(folder: str, own_prefix: str) -> None:
+    """Removes folders that nobody else ever would: those of environments that no longer exist, and those of other
+    builds of this interpreter. Only after a while: an environment may be out of sight for now (a shared cache, a disk
+    that isn't mounted), and the other build may be in use."""
     root = os.path.dirname(folder)
     with os.scandir(root) as entries:
         neighbours = [
@@ -344,8 +349,17 @@ def _drop_dead_neighbours(folder: str) -> None:
         ]
     for neighbour in neighbours:
         prefix = read_state(neighbour).get("prefix")
-        if isinstance(prefix, str) and os.path.isabs(prefix) and not os.path.lexists(prefix):
-            remove_folder(neighbour)
+        if isinstance(prefix, str) and os.path.isabs(prefix) and _unwritten_since(neighbour) > FORGET_SECONDS:
+            if prefix == own_prefix or not os.path.lexists(prefix):
+                remove_folder(neighbour)
+
+
+def _unwritten_since(folder: str) -> float:
+    """Seconds since the rebuilder last wrote its report in a folder."""
+    try:
+        return time.time() - os.stat(os.path.join(folder, "state.json")).st_mtime
+    except OSError:
+        return 0.0
 
 
 def remove_folder(folder: str) -> int:

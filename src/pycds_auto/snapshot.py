@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import marshal
 import os
+import stat
 import time
 import warnings
 
@@ -46,6 +47,8 @@ def module(path: str) -> Module:
     Raises Unsettled, OSError if the file is not there, or LeaveOut.
     """
     before = os.stat(path)
+    if not stat.S_ISREG(before.st_mode):
+        raise LeaveOut("it is not a regular file")
     # The clock may be set back, or a file unpacked with a time to come: only the recent past is unsettled.
     if 0 <= time.time() - before.st_mtime < SETTLE_SECONDS:
         raise Unsettled(path)
@@ -54,14 +57,18 @@ def module(path: str) -> Module:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            code = importlib.machinery.SourceFileLoader(name, path).get_code(name)
+            loader = importlib.machinery.SourceFileLoader(name, path)
+            code = loader.get_code(name)
             payload = marshal.dumps(code)
-        except OSError:
+            if caught:
+                raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
+            if code != loader.source_to_code(loader.get_data(path), path):
+                # What a wrong pyc says goes for as long as it is there. We could not tell when it goes.
+                raise LeaveOut("its pyc does not agree with the source")
+        except (OSError, LeaveOut):
             raise
         except Exception as error:  # what plain Python raises at the import, it is to raise itself
             raise LeaveOut(f"{type(error).__name__}: {error}") from error
-    if caught:
-        raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
     after = os.stat(path)
     made = _module(path, after, 0, payload)
     if not same_module(made, before):
