@@ -230,9 +230,9 @@ class Venv:
         return path
 
 
-def make_venv(interpreter: Path, path: Path, home: Path) -> Venv:
+def make_venv(interpreter: Path, path: Path, home: Path, with_pip: bool = True) -> Venv:
     env = environment(home)
-    has_pip = run(interpreter, "-c", "import ensurepip", env=env, code=None, quiet=False).returncode == 0
+    has_pip = with_pip and run(interpreter, "-c", "import ensurepip", env=env, code=None, quiet=False).returncode == 0
     run(interpreter, "-m", "venv", *([] if has_pip else ["--without-pip"]), path, env=env, quiet=False)
     return Venv(path / "bin" / "python", home, has_pip)
 

@@ -8,6 +8,8 @@ import pytest
 
 from support import Venv, run
 
+pytestmark = pytest.mark.one_interpreter
+
 # What differs from an empty environment. HOME and XDG_CACHE_HOME in every shape that platformdirs tells apart.
 ENVIRONMENTS = {
     "nothing set": {},

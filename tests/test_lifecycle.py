@@ -175,7 +175,8 @@ def test_new_modules_join(user: User, program: Path) -> None:
 
 
 def test_edited_module_is_served_again(user: User, program: Path) -> None:
-    learned(user, program)
+    user.run(program)
+    user.build()
     hits = user.observe(program, readonly=True).hits
     (program.parent / "lib/one.py").write_text("VALUE = 1234\n")
     edited = user.observe(program, readonly=True)
@@ -307,7 +308,8 @@ def test_no_storm(user: User, program: Path) -> None:
 
 def test_no_storm_from_a_young_module(user: User, program: Path) -> None:
     """Files being edited don't cause a rebuild in each run."""
-    learned(user, program)
+    user.run(program)
+    user.build()
     for number in range(5):
         (program.parent / "lib/one.py").write_text(f"VALUE = {number}\n")
         assert adopted(user, 1, program) == []
@@ -423,7 +425,7 @@ def test_pycs_are_written_as_ever(user: User, program: Path) -> None:
 
 def test_two_venvs_do_not_share(user: User, program: Path, tmp_path: Path) -> None:
     """Same interpreter, same home, another prefix: a folder of its own."""
-    other = make_venv(user.python, tmp_path / "other", tmp_path)
+    other = make_venv(user.python, tmp_path / "other", tmp_path, with_pip=False)
     for name in ("pycds_auto", "platformdirs", "filelock"):
         shutil.copytree(_packages(user.python) / name, other.packages / name)
     for name in ("pycds_auto.pth", "pycds_auto.start"):

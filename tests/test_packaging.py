@@ -75,6 +75,7 @@ print(importlib.import_module(sys.argv[3]).build_sdist(sys.argv[2]))
 """
 
 
+@pytest.mark.one_interpreter
 def test_sdist_gives_the_same_wheel(interpreter: Path, wheel: Path, tmp_path: Path, pip_home: Path) -> None:
     system = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]
     venv = make_venv(interpreter, tmp_path / "venv", pip_home)

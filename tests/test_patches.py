@@ -1,0 +1,244 @@
+"""Programs that change importlib, its finders or its loaders see what plain Python would show them.
+
+Each program runs with the archive and without; what it prints must be the same. Most are by a hostile tester.
+"""
+
+import pytest
+
+from support import User, age, same, write
+
+TREE = {
+    "lib/alpha.py": "X = 'lib'\n",
+    "lib/beta.py": "X = 'beta'\n",
+    "lib/pack/__init__.py": "",
+    "lib/pack/sub.py": "X = 'sub'\n",
+    "lib2/alpha.py": "X = 'lib2'\n",
+}
+
+PROGRAMS = {
+    "get_data of a loader": """
+        import importlib.util
+        spec = importlib.util.find_spec('alpha')
+        def get_data(path):
+            if path.endswith('.pyc'): raise OSError
+            return b"X = 'own get_data'"
+        spec.loader.get_data = get_data
+        spec.loader._cache_bytecode = lambda *arguments, **keywords: None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        print(module.X)
+    """,
+    "find_spec of a finder": """
+        import importlib.machinery as m
+        import alpha
+        finder = sys.path_importer_cache[LIB]
+        finder.find_spec = lambda name, target=None: (print('own', name), m.FileFinder.find_spec(finder, name, target))[1]
+        import beta
+        print(beta.X)
+    """,
+    "loaders of a finder": """
+        import importlib.machinery as m
+        import alpha
+        class Loader(m.SourceFileLoader): pass
+        sys.path_importer_cache[LIB]._loaders.insert(0, ('.py', Loader))
+        import beta
+        print(type(beta.__loader__).__name__)
+    """,
+    "get_code patched late": """
+        import alpha, importlib.machinery as m
+        m.SourceFileLoader.get_code = lambda self, name: compile("X = 'patched'", 'patched', 'exec')
+        print(alpha.__loader__.get_code('alpha').co_filename)
+        alpha.__spec__.loader.exec_module(alpha)
+        print(alpha.X)
+    """,
+    "source_to_code patched": """
+        import importlib.machinery as m
+        plain = m.SourceFileLoader.source_to_code
+        def source_to_code(self, data, path, **keywords):
+            print('compiling', os.path.basename(path))
+            return plain(self, data, path, **keywords)
+        m.SourceFileLoader.source_to_code = source_to_code
+        import alpha
+        print(alpha.X)
+    """,
+    "PathFinder patched": """
+        import importlib.machinery as m
+        plain = m.PathFinder.find_spec
+        m.PathFinder.find_spec = classmethod(lambda cls, *a: (print('asked', a[0]), plain(*a))[1])
+        import alpha
+        print(alpha.X)
+    """,
+    "a path that can be gone through once": """
+        import types
+        p = types.ModuleType('p'); p.__path__ = iter(['/nonexistent', LIB]); sys.modules['p'] = p
+        import p.alpha
+        print(p.alpha.X)
+    """,
+    "a path with a str subclass": """
+        import types
+        class S(str): pass
+        q = types.ModuleType('q'); q.__path__ = ['/nonexistent', S(LIB)]; sys.modules['q'] = q
+        import q.alpha
+        print(q.alpha.X)
+    """,
+    "a path that is a str": """
+        import types
+        q = types.ModuleType('q'); q.__path__ = LIB; sys.modules['q'] = q
+        try: import q.alpha
+        except ImportError as error: print(error)
+    """,
+    "hooks before the first look-up": """
+        import _frozen_importlib_external as m
+        class Loader(m.SourceFileLoader):
+            def get_data(self, path):
+                if path.endswith('.pyc'): raise OSError
+                return b"X = 'custom loader'"
+            def _cache_bytecode(self, *arguments): pass
+        sys.path_hooks.insert(1, m.FileFinder.path_hook((Loader, ['.py'])))
+        sys.path_importer_cache.clear()
+        import alpha
+        print(alpha.X, type(alpha.__loader__).__name__)
+    """,
+    "subclasses of the loader's class": """
+        import alpha, importlib.machinery as m
+        T = type(alpha.__loader__)
+        class S(T): pass
+        print(S == T, S == m.SourceFileLoader, S != T, len({S, T}), type(S).__name__)
+        print(T == m.SourceFileLoader, {m.SourceFileLoader: 1}.get(T), issubclass(T, m.SourceFileLoader))
+    """,
+    "copies of a loader": """
+        import alpha, copy, pickle
+        loader = alpha.__loader__
+        loader.extra = 5
+        print(sorted(vars(copy.copy(loader))), sorted(vars(pickle.loads(pickle.dumps(loader)))))
+        print(copy.copy(loader) == loader, copy.copy(loader).get_filename('alpha') == alpha.__file__)
+    """,
+    "signature of get_code": """
+        import alpha, inspect
+        print(inspect.signature(alpha.__loader__.get_code), alpha.__loader__.get_source('alpha'))
+        try: alpha.__loader__.get_code('beta')
+        except ImportError as error: print(error, error.name)
+        try: alpha.__loader__.get_code()
+        except TypeError as error: print(error)
+    """,
+    "_path_stat patched": """
+        import importlib._bootstrap_external as external
+        plain = external._path_stat
+        def stat(path):
+            if path.endswith('alpha.py') and path.startswith(LIB + os.sep): raise OSError('hidden')
+            return plain(path)
+        external._path_stat = stat
+        import alpha
+        print(alpha.X)
+    """,
+    "cache_from_source patched": """
+        import importlib._bootstrap_external as external
+        external.cache_from_source = lambda path, *a, **k: '/nonexistent/own.pyc'
+        import alpha
+        print(alpha.__cached__)
+    """,
+    "no cache tag": """
+        sys.implementation.cache_tag = None
+        import alpha
+        print(alpha.X, alpha.__spec__.cached, hasattr(alpha, '__cached__'))
+    """,
+    "a foreign finder is asked once": """
+        class Finder:
+            def find_spec(self, name, target=None): print('asked', name)
+        def hook(path):
+            if path == 'special:': return Finder()
+            raise ImportError
+        sys.path_hooks.append(hook)
+        sys.path.append('special:')
+        try: import nonexistent
+        except ImportError as error: print(error)
+        import alpha
+        print(alpha.X)
+    """,
+    "a finder between": """
+        import importlib.machinery as m
+        class Finder:
+            def find_spec(self, name, path=None, target=None): print('asked', name)
+        sys.meta_path.insert(sys.meta_path.index(m.PathFinder), Finder())
+        import alpha
+        print(alpha.X)
+    """,
+    "no PathFinder": """
+        import importlib.machinery as m
+        sys.meta_path.remove(m.PathFinder)
+        try: import alpha
+        except ImportError as error: print(error)
+    """,
+    "suffixes changed": """
+        import importlib.machinery as m
+        m.SOURCE_SUFFIXES.append('.source')
+        open(os.path.join(os.environ['HOME'], 'gamma.source'), 'w').write("X = 'gamma'")
+        sys.path.insert(0, os.environ['HOME'])
+        sys.path_importer_cache.clear()
+        import alpha
+        print(alpha.X)
+    """,
+    "lazy loader": """
+        import importlib.util
+        spec = importlib.util.find_spec('alpha')
+        loader = importlib.util.LazyLoader(spec.loader)
+        spec.loader = loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules['alpha'] = module
+        loader.exec_module(module)
+        print(type(module).__name__, module.X, type(module).__name__)
+    """,
+    "a missing module's error": """
+        import traceback
+        for statement in 'import nonexistent', 'import pack.nonexistent', 'from pack import nonexistent', 'import alpha.x':
+            try: exec(statement)
+            except ImportError as error: print(traceback.format_exc(), type(error), error.name, error.path, error.args)
+        import importlib
+        try: importlib.import_module('nonexistent')
+        except ImportError: print(traceback.format_exc())
+        print(importlib.util.find_spec('nonexistent') if hasattr(importlib, 'util') else None)
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def primed(venv, tmp_path_factory) -> tuple[User, str, str]:
+    """A user whose archive serves the tree, and the tree's two folders."""
+    root = tmp_path_factory.mktemp("patches")
+    write(root, TREE)
+    age(root / "lib", root / "lib2")
+    lib, lib2 = str(root / "lib"), str(root / "lib2")
+    home = root / "home"
+    home.mkdir()
+    user = User(venv.python, home, {"PYTHONPATH": f"{lib}:{lib2}"})
+    program = "import alpha, beta, pack.sub, pycds_auto; print(pycds_auto.stats()['stale'] + pycds_auto.stats()['misses'])"
+    for statement in "import alpha, beta, pack.sub, inspect, pickle, importlib.util, traceback", program:
+        user.run("-c", statement)
+        age(root / "lib", root / "lib2")  # pycs were written
+        user.build()
+    assert user.run("-c", program).stdout == "0\n"
+    return user, lib, lib2
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(primed, name: str) -> None:
+    user, lib, _ = primed
+    lines = PROGRAMS[name].splitlines()
+    text = "\n".join(line[8:] for line in lines)
+    program = f"import os, sys\nLIB = {lib!r}\n{text}"
+    same(*(user.run("-c", program, plain=plain, readonly=True) for plain in (False, True)))
+
+
+def test_an_unexecuted_extension_does_no_harm(venv, tmp_path) -> None:
+    program = """
+import importlib.util
+module = importlib.util.module_from_spec(importlib.util.find_spec("pycds_auto._loader"))
+for call in module.stats, module.state, module.stop_recording:
+    try:
+        call()
+    except SystemError as error:
+        print(error)
+print(module.activate())
+"""
+    user = User(venv.python, tmp_path)
+    assert user.run("-c", program, plain=True).stdout.splitlines()[-1] == "False"
