@@ -103,7 +103,7 @@ is_plain_instance(PyObject *loader)
 
 PyDoc_STRVAR(
     get_code_doc,
-    "get_code($module, self, fullname, /)\n--\n\n"
+    "get_code($module, self, fullname)\n--\n\n"
     "The module's code object: from the archive if its source is unchanged, else as SourceFileLoader.get_code.");
 
 /* A builtin function bound to the module, not a method: arguments[0] is the loader (see make_loader_type). */

@@ -430,6 +430,12 @@ loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
         else if (state->installed) {
             find_package(state->session, module);
         }
+        if (state->session != NULL && state->session->settings.log && !state->session_is_armed
+            && PyInterpreterState_Get() == PyInterpreterState_Main()) {
+            state->session->recording = false;
+            rebuilder_arm(state->session); /* to say at the end why nothing was served */
+            state->session_is_armed = true;
+        }
     }
     return PyBool_FromLong(state->session != NULL && session_serves(state->session));
 }

@@ -45,16 +45,17 @@ recorder_make_folder(const struct session *session)
     if (mkdir(session->folder, 0700) == 0 || errno == EEXIST) {
         return NULL;
     }
-    char path[PYCDS_PATH_BYTES];
-    snprintf(path, sizeof(path), "%s", session->folder);
-    for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+    /* The cache root and what it lies in, ~/.cache, may be new; a home that isn't there is none that we would make. */
+    char root[PYCDS_PATH_BYTES], above[PYCDS_PATH_BYTES];
+    snprintf(root, sizeof(root), "%s", session->settings.cache_root);
+    snprintf(above, sizeof(above), "%s", root);
+    char *slash = strrchr(above, '/');
+    if (slash != NULL && slash != above) {
         *slash = '\0';
-        if (mkdir(path, 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES) {
-            return "cache folder cannot be created";
-        }
-        *slash = '/';
+        mkdir(above, 0700);
     }
-    return mkdir(path, 0700) == 0 || errno == EEXIST ? NULL : "cache folder cannot be created";
+    mkdir(root, 0700);
+    return mkdir(session->folder, 0700) == 0 || errno == EEXIST ? NULL : "cache folder cannot be created";
 }
 
 static bool

@@ -24,7 +24,8 @@ MOST_BYTES = 512 * 1024 * 1024
 """Code beyond this many bytes is not archived."""
 
 MOST_VARIANTS = 3
-"""Images of one interpreter and venv (optimisation levels) that are kept, the last written ones."""
+"""Images of one interpreter and venv (optimisation levels and the like) there are at most. A further variant gets none,
+rather than that they drive each other out; only the ordinary one, "0", takes the place of the one written first."""
 
 AGE_NS = 30 * 24 * 3600 * 10**9
 """Modules that nobody used for this long leave the image: a cache that only grows is the complaint about all caches.
@@ -134,7 +135,6 @@ def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progre
         for variant in sorted(variants):
             _fold_elsewhere(place.of_variant(variant))
         spool.drop_taken(place.folder)
-        _drop_old_variants(place.folder)
         _drop_dead_neighbours(place.folder, place.prefix)
     except OSError as error:
         _remove_temporary(place.folder)
@@ -153,6 +153,8 @@ def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progre
 
 def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Result:
     """Makes the image of one variant anew from the old one and the misses put aside. Needs the lock."""
+    if not _has_place(place):
+        return Result(0, 0, 0, {}, 0.0, place.image_path, False)
     found = _read_old(place)
     misses = spool.read(place.folder, place.variant)
     old = _age(found, {miss.path for miss in misses}, time.time_ns())
@@ -329,11 +331,17 @@ def _remove_temporary(folder: str) -> None:
             pass
 
 
-def _drop_old_variants(folder: str) -> None:
-    with os.scandir(folder) as entries:
-        images = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(".pycds")]
-    for _, path in sorted(images)[:-MOST_VARIANTS]:
-        os.unlink(path)
+def _has_place(place: Place) -> bool:
+    """Is there room for the image of this variant? Makes some for the ordinary variant."""
+    with os.scandir(place.folder) as entries:
+        others = sorted(
+            (entry.stat().st_mtime_ns, entry.path)
+            for entry in entries
+            if entry.name.endswith(".pycds") and entry.path != place.image_path
+        )
+    if len(others) >= MOST_VARIANTS and place.variant == "0":
+        os.unlink(others.pop(0)[1])
+    return len(others) < MOST_VARIANTS
 
 
 def _drop_dead_neighbours(folder: str, own_prefix: str) -> None:

@@ -6,9 +6,6 @@ import stat
 import time
 from collections.abc import Iterator
 
-import filelock
-import platformdirs
-
 from .. import _loader
 from ..rebuild import FOLDER_NAME, OWN_FILE
 from . import CommandError, text
@@ -61,6 +58,8 @@ def _all_folders(state: dict) -> list[str]:
 
 def _platform_root() -> str | None:
     """platformdirs' answer, for a platform whose rule csrc/cachedir.c doesn't know; None where there is no home."""
+    import platformdirs
+
     try:
         root = platformdirs.user_cache_dir("pycds-auto")
     except RuntimeError:
@@ -108,6 +107,8 @@ def _our_files(folder: str) -> list[tuple[str, int]]:
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
     """Keeps rebuilders away from a folder: one would write an archive into what is being cleared."""
+    import filelock
+
     lock = filelock.FileLock(os.path.join(folder, LOCK), mode=0o600)
     with _claimable(folder) as descriptor:
         start = time.monotonic()
@@ -152,7 +153,9 @@ def _claim(descriptor: int | None) -> bool:
     return True
 
 
-def _acquire(lock: filelock.BaseFileLock) -> bool:
+def _acquire(lock: "filelock.BaseFileLock") -> bool:
+    import filelock
+
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
