@@ -61,7 +61,7 @@ class Stock:
         self.plain = self.user.run(self.program, plain=True)
         for option in ((), ("-O",)):
             self.user.run(*option, self.program)
-            self.user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+            self.user.build(options=option)
         observed = self.user.observe(self.program, readonly=True)
         assert observed.misses == 0 and "lib.m" in observed.served() and observed.result == self.plain
         until(lambda: not list(processes_with(str(root))), "a rebuilder does not end")

@@ -80,7 +80,7 @@ def test_option(user: User, program: Path, options: tuple[str, ...]) -> None:
     plain = user.run(*arguments(options, program), plain=True)
     first = user.observe(*arguments(options, program))
     assert first.result == plain and first.hits == 0
-    user.run(*options, "-m", "pycds_auto", "build", quiet=False, code=None if "-S" in options else 0)
+    user.build(options=options, code=None if "-S" in options else 0)
     second = user.observe(*arguments(options, program), readonly="-I" not in options and "-E" not in options)
     assert second.result == plain
     assert second.active is OPTIONS[options]
@@ -97,7 +97,7 @@ def test_variants_do_not_mix(user: User, program: Path) -> None:
     options = [(), ("-O",), ("-X", "no_debug_ranges")]
     for option in options:
         user.run(*option, program)
-        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+        user.build(options=option)
     outputs = set()
     for option in options:
         observed = user.observe(*option, program, readonly=True)
@@ -112,7 +112,7 @@ def test_a_fourth_variant_takes_the_place_of_the_oldest(user: User, program: Pat
     """At most six files lie there at rest."""
     for option in [(), ("-O",), ("-OO",), ("-X", "no_debug_ranges")]:
         user.run(*option, program)
-        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+        user.build(options=option)
         assert "lib.m" in user.observe(*option, program, readonly=True).served()
     assert len(list(user.folder().glob("image-*"))) == 3
     assert len(list(user.folder().iterdir())) <= 6
@@ -159,7 +159,7 @@ def test_our_variables_are_ignored(user: User, program: Path, tmp_path: Path, op
     elsewhere = tmp_path / "elsewhere"
     ignored = {"PYCDS_CACHE_DIR": str(elsewhere), "PYCDS_LOG": "1", "PYCDS_VALIDATE": "trust", "PYCDS_SKIP": "importlib"}
     user.run(*arguments((option,), program), env=ignored)
-    user.run(option, "-m", "pycds_auto", "build", env=ignored, quiet=False)
+    user.build(options=(option,), env=ignored)
     assert not elsewhere.exists() and user.image().is_file()
     observed = user.observe(*arguments((option,), program), env=ignored | {"PYCDS_READONLY": "1"})
     assert "lib.m" in observed.served() and observed.misses == 0

@@ -136,7 +136,7 @@ def test_finder_stands_directly_before_the_path_finder(user: User, program: Path
 def test_files_are_private_and_few(user: User, program: Path) -> None:
     for option in ((), ("-O",), ("-OO",)):
         user.run(*option, program)
-        user.run(*option, "-m", "pycds_auto", "build", quiet=False)
+        user.build(options=option)
     folder = user.folder()
     until(lambda: not list(processes_with(str(folder))), "a rebuilder does not end")
     for path in [user.cache, folder]:
@@ -378,6 +378,17 @@ def test_interrupted_rebuilder_does_no_harm(user: User, program: Path) -> None:
     observed = user.observe(program, readonly=True)
     assert observed.misses == 0 and "asyncio" in observed.served()
     assert len(list(user.folder().iterdir())) <= 6
+
+
+def test_build_waits_for_a_running_rebuilder(user: User, program: Path) -> None:
+    """What is in its hands, or still to be taken up, is in the image when the command ends."""
+    user.run(program)
+    assert list(processes_with(str(user.home))), "no rebuilder was started"
+    result = user.command("build", quiet=False)
+    assert "Traceback" not in result.stderr
+    observed = user.observe(program, readonly=True)
+    assert observed.misses == 0 and {"lib.one", "asyncio"} <= observed.served()
+    assert user.status()["pending_misses"] == 0
 
 
 def test_build_commands(user: User, program: Path) -> None:
