@@ -70,6 +70,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("interpreter", list(found.values()), ids=list(found), scope="session", indirect=True)
 
 
+# Most of a test is waiting, for files to be two seconds old or for rebuilders, so several workers of pytest-xdist share two
+# cores well. Each worker makes its own wheel and venv for an interpreter: a test file and version is one worker's.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        version = callspec.params.get("interpreter", "") if callspec else ""
+        item.add_marker(pytest.mark.xdist_group(f"{version} {item.path.name in HALF}"))
+
+
+HALF = {"test_changes.py", "test_patches.py", "test_rebuild.py", "test_cachedir.py"}  # of the time, about
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return "interpreters: " + ", ".join(f"{v} {path}" for v, path in config.stash[_FOUND].items())
 

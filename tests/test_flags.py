@@ -108,15 +108,23 @@ def test_variants_do_not_mix(user: User, program: Path) -> None:
     assert len(list(user.folder().glob("image-*"))) == 3
 
 
-def test_a_fourth_variant_takes_the_place_of_the_oldest(user: User, program: Path) -> None:
-    """At most six files lie there at rest."""
-    for option in [(), ("-O",), ("-OO",), ("-X", "no_debug_ranges")]:
+def test_a_fourth_variant_gets_no_image(user: User, program: Path) -> None:
+    """At most six files lie there at rest; the ordinary variant always has its place."""
+    first, fourth, *others = [("-X", "no_debug_ranges"), (), ("-O",), ("-OO",)]
+    for option in (first, *others):
         user.run(*option, program)
         user.build(options=option)
         assert "lib.m" in user.observe(*option, program, readonly=True).served()
+    extra = ("-O", "-X", "no_debug_ranges")
+    same(user.run(*extra, program), user.run(*extra, program, plain=True))
+    user.build(options=extra, code=None)
+    observed = user.observe(*extra, program, readonly=True)
+    assert not observed.served() and observed.reason
+    user.run(*fourth, program)
+    user.build(options=fourth)
+    assert "lib.m" in user.observe(*fourth, program, readonly=True).served()
     assert len(list(user.folder().glob("image-*"))) == 3
     assert len(list(user.folder().iterdir())) <= 6
-    same(user.run(program, readonly=True), user.run(program, plain=True))
 
 
 def test_image_of_one_variant_does_not_serve_another(user: User, program: Path) -> None:

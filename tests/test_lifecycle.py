@@ -265,8 +265,8 @@ def adopted(user: User, count: int, *arguments: str | Path, env: dict[str, str] 
     """Run a program `count` times at once; the life spans of the processes that it left behind."""
     whole = user.env(**(env or {}))
     process = subprocess.run(
-        [sys.executable, "-I", "-c", REAPER, str(count), str(user.python), *map(str, arguments)],
-        env=whole | ({"PYCDS_DISABLE": "1"} if user.python == Path(sys.executable) else {}),
+        [sys.executable, "-I", "-S", "-c", REAPER, str(count), str(user.python), *map(str, arguments)],
+        env=whole,
         capture_output=True,
         text=True,
         timeout=600,

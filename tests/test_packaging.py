@@ -40,7 +40,11 @@ def files_of(venv: Venv) -> set[str]:
 
 def snapshot(user: User) -> Result:
     """What a start shows: the output, stderr and the modules it has loaded."""
-    code = "import sys; print(sorted(sys.modules), sys.path, [getattr(f, '__name__', type(f)) for f in sys.meta_path])"
+    # site decodes any .pth file with utf_8_sig
+    code = (
+        "import sys; print(sorted(set(sys.modules) - {'encodings.utf_8_sig'}), sys.path, "
+        "[getattr(finder, '__name__', type(finder)) for finder in sys.meta_path])"
+    )
     return user.run("-c", code)
 
 

@@ -24,6 +24,9 @@ from .image import (
 SETTLE_SECONDS = 2.0
 """A file or directory younger than this may change again without its times showing it: it is not believed."""
 
+CLOCK_TICK_NS = 10_000_000
+"""The step of the clock that file times are taken from, at most (a kernel with 100 ticks a second)."""
+
 MOST_NAMES = 50_000
 """A directory with more entries is left to FileFinder: listing it would cost more than it gives."""
 
@@ -62,7 +65,7 @@ def module(path: str) -> Module:
             payload = marshal.dumps(code)
             if caught:
                 raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
-            if code != loader.source_to_code(loader.get_data(path), path):
+            if _pyc_may_be_wrong(path, before) and code != loader.source_to_code(loader.get_data(path), path):
                 # What a wrong pyc says goes for as long as it is there. We could not tell when it goes.
                 raise LeaveOut("its pyc does not agree with the source")
         except (OSError, LeaveOut):
@@ -85,6 +88,16 @@ def same_module(known: Module, status: os.stat_result) -> bool:
     return (known.mtime_ns, known.inode, known.size) == (status.st_mtime_ns, status.st_ino, status.st_size) and (
         status.st_nlink > 1 or known.ctime_ns == status.st_ctime_ns
     )
+
+
+def _pyc_may_be_wrong(path: str, source: os.stat_result) -> bool:
+    """A pyc goes by the source's size and whole seconds: two edits in one second, and it holds the first. One that was
+    written after the source's last change of any kind (ctime) was made from what is there now."""
+    try:
+        pyc = os.stat(importlib.util.cache_from_source(path))
+    except (OSError, NotImplementedError):
+        return False  # none: the code came from the source just now
+    return pyc.st_mtime_ns <= max(source.st_mtime_ns, source.st_ctime_ns) + CLOCK_TICK_NS
 
 
 def _refuse_hash_based(path: str) -> None:
