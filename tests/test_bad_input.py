@@ -92,9 +92,9 @@ def recovers(user: User, stock: Stock) -> None:
         observed = user.observe(stock.program, readonly=True)
         return observed.active and observed.misses == 0 and "lib.m" in observed.served()
 
-    # The pause after a failed rebuild is not for the tests to wait for.
-    for folder in user.cache.iterdir():
-        (folder / "state.json").unlink(missing_ok=True)
+    # The pause after the last rebuild is not for the tests to wait for.
+    for name in ("state.json", "lock"):
+        (user.folder() / name).unlink(missing_ok=True)
     until(good, "it does not recover")
     status = user.status()
     assert status["reason"] is None and status["image"]["modules"] > 20
