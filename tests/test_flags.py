@@ -1,11 +1,12 @@
 """Interpreter options: the output is plain Python's with every one of them, and most of them use the image."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
-from support import User, age, same, write
+from support import PROBE, User, age, same, write
 
 PROGRAM = '''\
 """The program's docstring."""
@@ -30,8 +31,18 @@ LIBRARY = {
 }
 
 
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by the tests that don't change it: once its files are two seconds old, no build waits for them."""
+    folder = tmp_path_factory.mktemp("flags") / "programs"
+    write(folder, LIBRARY | {"app.py": PROGRAM, "probe.py": PROBE.read_text()})
+    age(folder)
+    time.sleep(2.1)
+    return folder / "app.py"
+
+
 @pytest.fixture
-def program(programs: Path) -> Path:
+def own_program(programs: Path) -> Path:
     write(programs, LIBRARY | {"app.py": PROGRAM})
     age(programs)
     return programs / "app.py"
@@ -162,19 +173,19 @@ def test_pycache_prefix(user: User, program: Path, tmp_path: Path, way: str) -> 
 
 
 @pytest.mark.parametrize("option", ["-E", "-I"])
-def test_our_variables_are_ignored(user: User, program: Path, tmp_path: Path, option: str) -> None:
+def test_our_variables_are_ignored(user: User, own_program: Path, tmp_path: Path, option: str) -> None:
     """As Python's are, except the one that switches us off."""
     elsewhere = tmp_path / "elsewhere"
     ignored = {"PYCDS_CACHE_DIR": str(elsewhere), "PYCDS_LOG": "1", "PYCDS_VALIDATE": "trust", "PYCDS_SKIP": "importlib"}
-    user.run(*arguments((option,), program), env=ignored)
+    user.run(*arguments((option,), own_program), env=ignored)
     user.build(options=(option,), env=ignored)
     assert not elsewhere.exists() and user.image().is_file()
-    observed = user.observe(*arguments((option,), program), env=ignored | {"PYCDS_READONLY": "1"})
+    observed = user.observe(*arguments((option,), own_program), env=ignored | {"PYCDS_READONLY": "1"})
     assert "lib.m" in observed.served() and observed.misses == 0
-    (program.parent / "lib/m.py").write_text("def function(divisor):\n    return 'edited'\n")
-    edited = user.observe(*arguments((option,), program), env=ignored)
-    assert edited.result == user.run(*arguments((option,), program), plain=True)
-    disabled = user.observe(*arguments((option,), program), env={"PYCDS_DISABLE": "1"})
+    (own_program.parent / "lib/m.py").write_text("def function(divisor):\n    return 'edited'\n")
+    edited = user.observe(*arguments((option,), own_program), env=ignored)
+    assert edited.result == user.run(*arguments((option,), own_program), plain=True)
+    disabled = user.observe(*arguments((option,), own_program), env={"PYCDS_DISABLE": "1"})
     assert disabled.hits == 0 and not disabled.active
 
 
@@ -189,18 +200,18 @@ def test_log(user: User, program: Path) -> None:
     assert user.run(program, env={"PYCDS_LOG": "0"}).stderr == ""
 
 
-def test_trust(user: User, program: Path) -> None:
+def test_trust(user: User, own_program: Path) -> None:
     """PYCDS_VALIDATE=trust: files are not checked; anything else means stat."""
-    user.run(program)
+    user.run(own_program)
     user.build()
-    changed = (program.parent / "lib/checked.py").read_text().replace("asserted = False", "asserted = 77   ").replace("= True", "= 77  ")
-    (program.parent / "lib/checked.py").write_text(changed)
-    plain = user.run(program, plain=True)
+    changed = (own_program.parent / "lib/checked.py").read_text().replace("asserted = False", "asserted = 77   ").replace("= True", "= 77  ")
+    (own_program.parent / "lib/checked.py").write_text(changed)
+    plain = user.run(own_program, plain=True)
     assert "77" in plain.stdout
-    trusting = user.observe(program, readonly=True, env={"PYCDS_VALIDATE": "trust"})
+    trusting = user.observe(own_program, readonly=True, env={"PYCDS_VALIDATE": "trust"})
     assert "77" not in trusting.result.stdout and "lib.checked" in trusting.served()
     for value in ("stat", "", "nonsense"):
-        assert user.run(program, readonly=True, env={"PYCDS_VALIDATE": value}) == plain
+        assert user.run(own_program, readonly=True, env={"PYCDS_VALIDATE": value}) == plain
 
 
 def imported(stderr: str, pattern: str) -> list[str]:
@@ -236,26 +247,26 @@ def test_verbose(user: User, program: Path) -> None:
     assert "lib.m" in imported(ours.stderr, pattern)
 
 
-def test_module_option(user: User, program: Path) -> None:
+def test_module_option(user: User, own_program: Path) -> None:
     """python -m: runpy asks the loader for the code."""
-    write(program.parent, {"pack/__init__.py": "VALUE = 1\n", "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n"})
-    age(program.parent)
-    keywords = {"cwd": program.parent, "code": 1, "quiet": False}
+    write(own_program.parent, {"pack/__init__.py": "VALUE = 1\n", "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n"})
+    age(own_program.parent)
+    keywords = {"cwd": own_program.parent, "code": 1, "quiet": False}
     plain = user.run("-m", "pack", "x", plain=True, **keywords)
     assert "ZeroDivisionError" in plain.stderr and plain.stdout
     user.run("-m", "pack", "x", **keywords)
     user.build()
     assert user.run("-m", "pack", "x", readonly=True, **keywords) == plain
-    user.run("-m", "lib.checked", cwd=program.parent)
+    user.run("-m", "lib.checked", cwd=own_program.parent)
     user.build()
-    assert user.run("-m", "lib.checked", readonly=True, cwd=program.parent) == user.run("-m", "lib.checked", plain=True, cwd=program.parent)
+    assert user.run("-m", "lib.checked", readonly=True, cwd=own_program.parent) == user.run("-m", "lib.checked", plain=True, cwd=own_program.parent)
 
 
-def test_traceback_of_the_program(user: User, program: Path) -> None:
+def test_traceback_of_the_program(user: User, own_program: Path) -> None:
     """An uncaught exception out of archived code, with columns, through several modules."""
-    failing = program.with_name("failing.py")
-    write(program.parent, {"failing.py": "import decimal, lib.faulty\n"})
-    age(program.parent)
+    failing = own_program.with_name("failing.py")
+    write(own_program.parent, {"failing.py": "import decimal, lib.faulty\n"})
+    age(own_program.parent)
     plain = user.run(failing, plain=True, code=1, quiet=False)
     assert plain.stderr.count("File ") == 3
     user.run(failing, code=1, quiet=False)

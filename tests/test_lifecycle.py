@@ -14,6 +14,7 @@ import pytest
 
 from support import (
     DEADLINE,
+    PROBE,
     User,
     age,
     make_venv,
@@ -34,11 +35,25 @@ print(http.client.responses[404], email.message.Message().as_string() == "\\n")
 LIBRARY = {"lib/__init__.py": "", "lib/one.py": "VALUE = 1\n", "lib/two.py": "from .one import VALUE\n"}
 
 
+ENDS = {"exit": "os._exit(0)", "kill": "os.kill(os.getpid(), 9)", "abort": "os.abort()"}
+KILLED = {f"{name}.py": f"{PROGRAM}import os\n{end}\n" for name, end in ENDS.items()}
+
+
 @pytest.fixture
 def program(programs: Path) -> Path:
     write(programs, LIBRARY | {"app.py": PROGRAM})
     age(programs)
     return programs / "app.py"
+
+
+@pytest.fixture(scope="session")
+def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for tests that don't change it: once its files are two seconds old, no build waits for them."""
+    folder = tmp_path_factory.mktemp("lifecycle") / "programs"
+    write(folder, LIBRARY | KILLED | {"app.py": PROGRAM, "other.py": "import probe, pprint\n", "probe.py": PROBE.read_text()})
+    age(folder)
+    time.sleep(2.1)
+    return folder / "app.py"
 
 
 def at_start(user: User) -> set[str]:
@@ -110,20 +125,20 @@ def test_stats_of_a_process_without_a_cache(user: User) -> None:
     assert stats["active"] is False and isinstance(stats["reason"], str) and stats["hits"] == 0
 
 
-def test_start_imports_nothing(user: User, program: Path) -> None:
+def test_start_imports_nothing(user: User, shared_program: Path) -> None:
     """Activation loads our extension module and nothing else, with and without an image."""
     code = "import sys; print(*sys.modules)"
     plain = at_start(user)
     assert set(user.run("-c", code, readonly=True).stdout.split()) - plain <= {"pycds_auto", "pycds_auto._loader"}
-    user.observe(program)
+    user.observe(shared_program)
     user.build()
     with_image = set(user.run("-c", code, readonly=True).stdout.split())
     assert with_image - plain <= {"pycds_auto", "pycds_auto._loader"}
     assert "pycds_auto._loader" in with_image
 
 
-def test_finder_stands_directly_before_the_path_finder(user: User, program: Path) -> None:
-    user.run(program)
+def test_finder_stands_directly_before_the_path_finder(user: User, shared_program: Path) -> None:
+    user.run(shared_program)
     user.build()
     code = "import sys; print(*[getattr(f, '__name__', type(f).__name__) for f in sys.meta_path])"
     plain = user.run("-c", code, plain=True).stdout.split()
@@ -133,9 +148,9 @@ def test_finder_stands_directly_before_the_path_finder(user: User, program: Path
     assert finders == [*plain[:at], ours, *plain[at:]] and at > 0
 
 
-def test_files_are_private_and_few(user: User, program: Path) -> None:
+def test_files_are_private_and_few(user: User, shared_program: Path) -> None:
     for option in ((), ("-O",), ("-OO",)):
-        user.run(*option, program)
+        user.run(*option, shared_program)
         user.build(options=option)
     folder = user.folder()
     until(lambda: not list(processes_with(str(folder))), "a rebuilder does not end")
@@ -150,8 +165,8 @@ def test_files_are_private_and_few(user: User, program: Path) -> None:
     assert {path.name for path in user.home.iterdir()} == {".cache"}
 
 
-def test_umask_does_not_matter(user: User, program: Path) -> None:
-    code = f"import os, runpy, sys; os.umask(0); sys.path.insert(0, {str(program.parent)!r}); runpy.run_path({str(program)!r})"
+def test_umask_does_not_matter(user: User, shared_program: Path) -> None:
+    code = f"import os, runpy, sys; os.umask(0); sys.path.insert(0, {str(shared_program.parent)!r}); runpy.run_path({str(shared_program)!r})"
     user.run("-c", code)
     wait_for_image(user)
     until(lambda: not list(processes_with(str(user.folder()))), "a rebuilder does not end")
@@ -201,31 +216,25 @@ def test_young_modules_are_not_archived(user: User, program: Path) -> None:
     assert observed.misses + observed.stale > 0 or built - (program.parent / "lib/one.py").stat().st_mtime > 2
 
 
-@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
-def test_misses_of_a_killed_process_are_not_lost(user: User, program: Path, end: str) -> None:
-    killed = program.with_name("killed.py")
-    write(killed.parent, {"killed.py": PROGRAM + f"import os\n{end}\n"})
-    age(killed.parent)
-    user.run(killed, code=None, env={"PYTHONFAULTHANDLER": ""}, quiet=False)
+@pytest.mark.parametrize("end", ENDS)
+def test_misses_of_a_killed_process_are_not_lost(user: User, shared_program: Path, end: str) -> None:
+    user.run(shared_program.with_name(f"{end}.py"), code=None, quiet=False)
     status = user.status()
     assert status["pending_misses"] > 50 and status["image"] is None
-    assert list(processes_with(str(user.folder()))) == [], "a killed process started something"
+    assert list(processes_with(str(user.home))) == [], "a killed process started something"
     user.build()
     assert user.status()["pending_misses"] == 0
-    observed = user.observe(program, readonly=True)
+    observed = user.observe(shared_program, readonly=True)
     assert observed.misses == 0 and {"lib.one", "asyncio"} <= observed.served()
 
 
-def test_misses_of_killed_servers_are_folded_by_a_later_process(user: User, program: Path) -> None:
-    """No one runs `build`: a process that ends in the ordinary way finds what the killed one left."""
-    killed = program.with_name("killed.py")
-    write(killed.parent, {"killed.py": PROGRAM + "import os\nos._exit(0)\n", "other.py": "import probe, pprint\n"})
-    age(killed.parent)
-    user.run(killed)
+def test_misses_of_killed_servers_are_folded_by_a_later_process(user: User, shared_program: Path) -> None:
+    """No one runs `build`: a process that ends in the ordinary way folds what the killed one left, too."""
+    user.run(shared_program.with_name("exit.py"))
     assert user.status()["image"] is None
-    user.run(killed.with_name("other.py"))
+    user.run(shared_program.with_name("other.py"))
     wait_for_image(user)
-    observed = user.observe(killed.with_name("app.py"), readonly=True)
+    observed = user.observe(shared_program, readonly=True)
     assert {"lib.one", "asyncio"} <= observed.served() and observed.misses == 0
 
 
@@ -281,25 +290,25 @@ def most_at_once(spans: list[list[float]]) -> int:
     return max((sum(begin <= other[0] < end or other[0] == begin for begin, end in spans) for other in spans), default=0)
 
 
-def test_one_process_starts_one_rebuilder(user: User, program: Path) -> None:
+def test_one_process_starts_one_rebuilder(user: User, shared_program: Path) -> None:
     """... which starts none itself; and when there is nothing to fold, none is started at all."""
-    assert len(adopted(user, 1, program)) == 1
+    assert len(adopted(user, 1, shared_program)) == 1
     assert user.status()["active"]
-    learned(user, program)
-    assert adopted(user, 1, program) == []
-    assert adopted(user, 1, program, env={"PYCDS_READONLY": "1"}) == []
+    learned(user, shared_program)
+    assert adopted(user, 1, shared_program) == []
+    assert adopted(user, 1, shared_program, env={"PYCDS_READONLY": "1"}) == []
 
 
-def test_nothing_is_started_where_it_is_not_wanted(user: User, program: Path) -> None:
-    assert adopted(user, 1, program, env={"PYCDS_READONLY": "1"}) == []
-    assert adopted(user, 1, program, env={"PYCDS_DISABLE": "1"}) == []
-    assert adopted(user, 1, "-S", program) == []
+def test_nothing_is_started_where_it_is_not_wanted(user: User, shared_program: Path) -> None:
+    assert adopted(user, 1, shared_program, env={"PYCDS_READONLY": "1"}) == []
+    assert adopted(user, 1, shared_program, env={"PYCDS_DISABLE": "1"}) == []
+    assert adopted(user, 1, "-S", shared_program) == []
     assert not user.cache.exists()
 
 
-def test_no_storm(user: User, program: Path) -> None:
+def test_no_storm(user: User, shared_program: Path) -> None:
     """Twenty processes that end together: one rebuilder at a time, and every one of them ends well."""
-    spans = adopted(user, 20, program)
+    spans = adopted(user, 20, shared_program)
     assert spans, "no rebuilder was started"
     assert most_at_once(spans) == 1, spans
     assert user.status()["active"]
@@ -380,38 +389,38 @@ def test_interrupted_rebuilder_does_no_harm(user: User, program: Path) -> None:
     assert len(list(user.folder().iterdir())) <= 6
 
 
-def test_build_waits_for_a_running_rebuilder(user: User, program: Path) -> None:
+def test_build_waits_for_a_running_rebuilder(user: User, shared_program: Path) -> None:
     """What is in its hands, or still to be taken up, is in the image when the command ends."""
-    user.run(program)
+    user.run(shared_program)
     assert list(processes_with(str(user.home))), "no rebuilder was started"
     result = user.command("build", quiet=False)
     assert "Traceback" not in result.stderr
-    observed = user.observe(program, readonly=True)
+    observed = user.observe(shared_program, readonly=True)
     assert observed.misses == 0 and {"lib.one", "asyncio"} <= observed.served()
     assert user.status()["pending_misses"] == 0
 
 
-def test_build_commands(user: User, program: Path) -> None:
+def test_build_commands(user: User, shared_program: Path) -> None:
     """`build MODULE...` and `build -- COMMAND...` need no earlier run."""
     user.build("fractions", "email.message")
     code = "import probe, fractions, email.message"
-    observed = user.observe("-c", code, readonly=True, cwd=program.parent)
+    observed = user.observe("-c", code, readonly=True, cwd=shared_program.parent)
     assert {"fractions", "decimal", "email.message"} <= observed.served()
-    result = user.command("build", "--", str(user.python), str(program), quiet=False)
-    assert result.stdout.startswith(user.run(program, plain=True).stdout)
-    observed = user.observe(program, readonly=True)
+    result = user.command("build", "--", str(user.python), str(shared_program), quiet=False)
+    assert result.stdout.startswith(user.run(shared_program, plain=True).stdout)
+    observed = user.observe(shared_program, readonly=True)
     assert observed.misses == 0 and "lib.one" in observed.served()
 
 
-def test_clear(user: User, program: Path) -> None:
-    user.run(program)
+def test_clear(user: User, shared_program: Path) -> None:
+    user.run(shared_program)
     user.build()
     assert user.status()["image"]
     user.command("clear", quiet=False)
     assert [path for path in user.cache.rglob("*") if path.name.startswith("image")] == []
     status = user.status()
     assert status["image"] is None and not status["active"] and status["reason"]
-    assert user.run(program, readonly=True) == user.run(program, plain=True)
+    assert user.run(shared_program, readonly=True) == user.run(shared_program, plain=True)
 
 
 def test_archive_serves_without_pycs(user: User, program: Path) -> None:
@@ -434,18 +443,18 @@ def test_pycs_are_written_as_ever(user: User, program: Path) -> None:
     assert written == {path.relative_to(program.parent) for path in program.parent.rglob("*.pyc")} != set()
 
 
-def test_two_venvs_do_not_share(user: User, program: Path, tmp_path: Path) -> None:
+def test_two_venvs_do_not_share(user: User, shared_program: Path, tmp_path: Path) -> None:
     """Same interpreter, same home, another prefix: a folder of its own."""
     other = make_venv(user.python, tmp_path / "other", tmp_path, with_pip=False)
     for name in ("pycds_auto", "platformdirs", "filelock"):
         shutil.copytree(_packages(user.python) / name, other.packages / name)
     for name in ("pycds_auto.pth", "pycds_auto.start"):
         shutil.copy(_packages(user.python) / name, other.packages / name)
-    user.run(program)
+    user.run(shared_program)
     user.build()
     stranger = User(other.python, user.home)
     assert stranger.status()["image"] is None
-    assert stranger.observe(program, readonly=True).hits == 0
+    assert stranger.observe(shared_program, readonly=True).hits == 0
     assert stranger.status()["cache_dir"] != user.status()["cache_dir"]
 
 
