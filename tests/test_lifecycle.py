@@ -218,7 +218,7 @@ def test_young_modules_are_not_archived(user: User, program: Path) -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 def test_misses_of_a_killed_process_are_not_lost(user: User, shared_program: Path, end: str) -> None:
-    user.run(shared_program.with_name(f"{end}.py"), code=None, quiet=False)
+    user.run(shared_program.with_name(f"{end}.py"), code=None, quiet=False, cwd=user.home)
     status = user.status()
     assert status["pending_misses"] > 50 and status["image"] is None
     assert list(processes_with(str(user.home))) == [], "a killed process started something"
