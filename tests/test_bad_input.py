@@ -199,7 +199,8 @@ start, size, count = changes["table"]
 for record in range(start, start + size * count, size):
     where, length = (int.from_bytes(image[record + at : record + at + width], "little") for at, width in changes["path"])
     text = bytes(image[where : where + length])
-    struct.pack_into("<Q", image, record, _loader.checksum(bytes(image[record + 8 : record + size]) + text))
+    checksum = _loader.checksum(bytes(image[record + 8 : record + size])) ^ _loader.checksum(text)
+    struct.pack_into("<Q", image, record, checksum)
 struct.pack_into("<Q", image, 24, 0)
 struct.pack_into("<Q", image, 24, _loader.checksum(bytes(image[: changes["header"]])))
 open(path, "r+b").write(image)
@@ -216,6 +217,16 @@ def forge(user: User, image: bytes, fields: list[tuple[int, int, int]], table: t
     assert path == [MODULE["path"], MODULE["path_bytes"]]
     forged = {"fields": fields, "table": table, "path": path, "header": HEADER_BYTES + header_of(image)["identity_bytes"]}
     user.run("-c", FORGE, user.image(), json.dumps(forged), plain=True)
+
+
+@pytest.mark.one_interpreter
+def test_forging_nothing_changes_nothing(stock: Stock, own: User) -> None:
+    """The forger makes right checksums: else the next tests would test no more than the checksums."""
+    fields = header_of(stock.image)
+    forge(own, stock.image, [], (fields["modules"], MODULE_BYTES, fields["module_count"]))
+    assert own.image().read_bytes() == stock.image
+    forge(own, stock.image, [], (fields["directories"], DIRECTORY_BYTES, fields["directory_count"]))
+    assert own.image().read_bytes() == stock.image
 
 
 EXTREMES = [0, 0x7FFFFFFFFFFFFFF0, 0xFFFFFFFFFFFFFFFF]

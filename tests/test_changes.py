@@ -1366,6 +1366,9 @@ def test_changed_trees_after_a_rebuild(trees: Trees) -> None:
     for variant in changed:
         trees.run(variant, "after")
     trees.user.build()
+    for name in ("edited in place with equal size", "module becomes a package", "shadowed by an earlier entry", "symlink swapped"):
+        observed = trees.observe(VARIANTS[name], "after", readonly=True)
+        assert "m" in observed.served() and observed.misses == observed.stale == 0, name
     different = []
     for variant in changed:
         try:

@@ -60,6 +60,19 @@ def test_a_fifo_in_place_of_a_module_holds_nobody_up(user: User, tmp_path) -> No
     assert held[str(tree / "even.py")] == 0 and held[str(tree / "odd.py")] == 1
 
 
+def test_a_folder_beside_a_module_is_known_from_the_first_image(user: User, tmp_path) -> None:
+    tree = tmp_path / "tree"
+    write(tree, {"twice.py": "VALUE = 1\n", "twice/readme.txt": ""})
+    age(tree)
+    user.extra["PYTHONPATH"] = str(tree)
+    user.run("-c", "import twice")
+    age(tree)  # a pyc was written
+    user.build()
+    spool = user.folder() / "misses.spool"
+    assert user.run("-c", "import twice; print(twice.VALUE)").stdout == "1\n"
+    assert not spool.exists() or str(tree) not in spool.read_text()
+
+
 def test_a_pyc_that_does_not_agree_is_left_out(user: User, tmp_path) -> None:
     tree = tmp_path / "tree"
     write(tree, {"module.py": "VALUE = 1\n"})

@@ -170,6 +170,9 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
         ]
     )
     directories = _collect_directories(list(folders), settle)
+    # A folder beside a module of its name decides about that name, too (is it a package?).
+    beside = (f"{directory.path}/{name}" for directory in directories.values() for name in _doubles(directory))
+    directories |= _collect_directories([path for path in beside if path not in directories], settle=False)
     good = [path for path, module in modules.items() if not module.flags & image.LEFT_OUT]
     before = [path for path, module in found.modules.items() if not module.flags & image.LEFT_OUT]
     added = sum(path not in old.modules or modules[path] is not old.modules[path] for path in good)
@@ -180,6 +183,13 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     else:
         changed = False
     return Result(len(good), added, dropped, reasons, 0.0, place.image_path, changed)
+
+
+def _doubles(directory: image.Directory) -> list[str]:
+    """Names that are both a folder and a module's file in a directory."""
+    return [
+        name for name, flags in directory.names.items() if flags & image.NAME_DIRECTORY and flags != image.NAME_DIRECTORY
+    ]
 
 
 def _read_old(place: Place) -> image.Image:
