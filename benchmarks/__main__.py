@@ -11,7 +11,7 @@ from benchmarks.programs import STATEMENTS
 from benchmarks.target import clean_environment
 from benchmarks.venvs import REPOSITORY, install
 
-SECTIONS = ["import", "process", "empty", "no-pycs", "syscalls", "image", "first"]
+SECTIONS = ["import", "process", "empty", "no-pycs", "syscalls", "image", "first", "load", "exit", "memory", "steady"]
 RUNS = 25
 QUICK_RUNS = 5
 

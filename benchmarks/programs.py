@@ -4,7 +4,7 @@ import os
 import shutil
 from typing import NamedTuple
 
-PROBE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")
+PROBES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probes")
 
 STATEMENTS = {
     "requests": "import requests",
@@ -21,12 +21,15 @@ STATEMENTS = {
 
 
 class Program(NamedTuple):
-    """A script on disk that runs one import statement and nothing else."""
+    """A script on disk that runs one import statement and nothing else; probes beside it run the same statement."""
 
     name: str
     statement: str
     script: str
-    probe: str
+
+    def probe(self, kind: str) -> str:
+        """The path of a probe, such as "import" for probe_import.py."""
+        return os.path.join(os.path.dirname(self.script), f"probe_{kind}.py")
 
 
 def write_programs(names: list[str], folder: str) -> list[Program]:
@@ -39,10 +42,10 @@ def write_programs(names: list[str], folder: str) -> list[Program]:
 
 
 def write_program(name: str, statement: str, folder: str) -> Program:
-    """Write one program to FOLDER/NAME/program.py, and the probe beside it: both see the same small `sys.path[0]`."""
+    """Write one program to FOLDER/NAME/program.py, and the probes beside it: all see the same small `sys.path[0]`."""
     home = os.path.join(folder, name)
-    os.makedirs(home)
+    shutil.copytree(PROBES, home, ignore=shutil.ignore_patterns("__pycache__"))
     script = os.path.join(home, "program.py")
     with open(script, "w", encoding="utf-8") as file:
         file.write(statement + "\n")
-    return Program(name, statement, script, shutil.copy(PROBE, home))
+    return Program(name, statement, script)

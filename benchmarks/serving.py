@@ -49,7 +49,7 @@ class Cache(NamedTuple):
 def probe(program: Program, environment: dict[str, str], setting: Setting) -> Probed:
     """Run a program's statement under the probe."""
     before = spooled(setting)
-    finished = run([setting.target.python, program.probe, program.statement], environment)
+    finished = run([setting.target.python, program.probe("import"), program.statement], environment)
     report = json.loads(finished.stdout)
     return Probed(
         wall=report["nanoseconds"] / 1e9,
@@ -118,6 +118,25 @@ def check_served(probed: Probed, cache: Cache, program: Program) -> None:
     expected = before["hits"] if before is not None else 0
     if stats["hits"] < max(expected, probed.sources() / 2):
         raise MeasurementError(f"{stats['hits']} hits, {expected} before, for {probed.sources()} modules")
+
+
+def check_hits(hits: int, cache: Cache, program: Program) -> None:
+    """As `check_served`, for a process that tells nothing but its hits."""
+    expected = archived(cache.pycds[program.name])
+    if not cache.setting.control and hits < expected:
+        raise MeasurementError(f"{hits} hits, but {expected} modules came from the image before")
+
+
+def archived(probed: Probed) -> int:
+    """How many of the statement's modules came from the image; at least one, if it was to serve at all."""
+    hits = probed.stats["hits"] if probed.stats is not None else 0
+    return max(1, min(hits, probed.sources() - len(probed.ordinary)))
+
+
+def check_no_hits(hits: int) -> None:
+    """As `check_plain`, for a process that tells nothing but its hits."""
+    if hits:
+        raise MeasurementError("the plain side was served by pycds-auto")
 
 
 def refusal(cache: Cache, program: Program) -> str | None:

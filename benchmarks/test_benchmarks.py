@@ -1,22 +1,34 @@
-"""The parts of the benchmark that compute: statistics, interleaving, strace's summary, tables, checks of serving."""
+"""The parts of the benchmark that compute: statistics, interleaving, summaries, tables, checks of serving, the soak."""
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pyperf
 import pytest
 
 from benchmarks.__main__ import SECTIONS as SECTION_NAMES
+from benchmarks.bench import Bench, Options
+from benchmarks.comparison import Shares
 from benchmarks.errors import MeasurementError
-from benchmarks.programs import Program
-from benchmarks.report import Row, Table, as_markdown, as_text, error_row
-from benchmarks.sampling import Case, interleave, ratio
+from benchmarks.processes import Finished
+from benchmarks.programs import PROBES, STATEMENTS, Program
+from benchmarks.report import Row, Table, as_markdown, as_text, error_row, milliseconds
+from benchmarks.sampling import Case, Outcome, interleave, ratio
 from benchmarks.sections import SECTIONS
+from benchmarks.sections.exit_time import seconds_of_end
+from benchmarks.sections.load_time import Loader
+from benchmarks.sections.memory import add, parse_sizes
+from benchmarks.sections.steady_work import check_origin
 from benchmarks.sections.system_calls import parse_summary
-from benchmarks.serving import Cache, Probed, check_plain, check_served, remark
-from benchmarks.target import Setting, interrogate
+from benchmarks.serving import Cache, Probed, check_hits, check_no_hits, check_plain, check_served, remark
+from benchmarks.soak import COMPUTATIONS, Made, Tally, difference
+from benchmarks.target import Setting, clean_environment, interrogate
 
-PROGRAM = Program("demo", "import demo", "/demo/program.py", "/demo/probe.py")
+PROGRAM = Program("demo", "import demo", "/demo/program.py")
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
@@ -25,6 +37,13 @@ SUMMARY = """\
   0.00    0.000000           0         1           execve
 ------ ----------- ----------- --------- --------- ----------------
 100.00    0.139065          24      2758       524 total
+"""
+SIZES = """\
+55d0c0a00000-7fff5b1fe000 ---p 00000000 00:00 0                          [rollup]
+Rss:                   8 kB
+Pss:                   6 kB
+Pss_Dirty:             5 kB
+Private_Dirty:         4 kB
 """
 
 
@@ -124,3 +143,103 @@ def test_tables() -> None:
         "| a | 10.0 | 1 stale |",
         "| b |  | ERROR: why |",
     ]
+
+
+def test_smaps_rollup() -> None:
+    sizes = parse_sizes(SIZES)
+    assert sizes == {"Pss": 6144, "Private_Dirty": 4096, "Rss": 8192}
+    assert add([sizes, sizes])["Pss"] == 12288
+    with pytest.raises(MeasurementError):
+        parse_sizes("Rss: 8 kB\n")
+
+
+def test_a_process_with_fewer_hits_is_an_error() -> None:
+    expected = probed(4)._replace(ordinary=["a"])
+    check_hits(2, cache(expected), PROGRAM)
+    with pytest.raises(MeasurementError):
+        check_hits(1, cache(expected), PROGRAM)
+    with pytest.raises(MeasurementError):
+        check_hits(0, cache(probed(0)), PROGRAM)
+    check_no_hits(0)
+    with pytest.raises(MeasurementError):
+        check_no_hits(1)
+
+
+def test_time_of_the_exit() -> None:
+    options = Options(1, False, False, "wall")
+    bench = Bench(interrogate(sys.executable), [], "/none", options)
+    finished = Finished(0.5, 0.25, 100.5, "7 200000000 100400000000", "", 0)
+    assert seconds_of_end(bench, finished) == pytest.approx((7, 0.1))
+    bench.options = options._replace(clock="cpu")
+    assert seconds_of_end(bench, finished) == pytest.approx((7, 0.05))
+    with pytest.raises(MeasurementError):
+        seconds_of_end(bench, finished._replace(stdout="printed by the program 7 1 2"))
+
+
+def test_modules_of_the_wrong_side_are_an_error() -> None:
+    check_origin(7, 7, plain=True)
+    check_origin(0, 7, plain=False)
+    for ordinary, plain in [(6, True), (1, False)]:
+        with pytest.raises(MeasurementError):
+            check_origin(ordinary, 7, plain)
+
+
+def test_marshal_and_the_archive_load_the_same_modules() -> None:
+    bench = Bench(interrogate(sys.executable), [PROGRAM], "/none", Options(1, False, False, "wall"))
+    loader = Loader(bench, PROGRAM, cache(probed(3)))
+    loader.count = 3
+    assert loader.seconds("0.25 3\n") == 0.25
+    with pytest.raises(MeasurementError):
+        loader.seconds("0.25 2\n")
+
+
+def test_shares() -> None:
+    sides = {"plain": benchmark(2.0, 2.0), "pycds": benchmark(1.0, 1.0)}
+    other = PROGRAM._replace(name="other")
+    outcomes = [(PROGRAM, Outcome("demo", sides, None)), (other, Outcome("other", {}, "why"))]
+    shares = Shares("Title", ["program", "plain ms", "pycds ms"], milliseconds, [])
+    both = cache(probed(3))._replace(plain={"demo": probed(0, active=False)})
+    table = shares.table(both, outcomes, {"": ["modules"], "demo": ["3"]})
+    assert table.columns == ["program", "plain ms", "pycds ms", "pycds/plain", "95 %", "modules"]
+    assert table.rows[1:] == [
+        error_row("other", "why"),
+        Row(["geometric mean", "", "", "0.500", "", ""]),
+        Row(["most (demo)", "", "", "0.500", "", ""]),
+    ]
+
+
+def made(hits: int, **different: str) -> Made:
+    return Made({"modules": "a", "names": "b", "code": "c", "result": "d"} | different, {"hits": hits})
+
+
+def test_soak_tells_what_differs() -> None:
+    assert difference(made(0), made(3)) == ""
+    assert difference(made(0), made(3, names="x", result="y")) == "other names, result"
+
+
+def test_soak_counts() -> None:
+    tally = Tally(made(0), served=3)
+    results: list[Made | str] = [made(3), made(3), made(2), made(3, code="x"), "exit status -11", "exit status -11"]
+    assert [tally.note(result) for result in results] == ["", "", "", "other code", *["exit status -11"] * 2]
+    row = tally.row("demo")
+    assert row.cells == ["demo", "6", "3", "3", "11", "1"]
+    assert row.remark == "2: exit status -11; 1: other code"
+
+
+def test_every_program_has_a_computation() -> None:
+    assert set(COMPUTATIONS) == set(STATEMENTS)
+    for name, computation in COMPUTATIONS.items():
+        compile(computation, name, "exec")
+
+
+def test_what_a_start_made_does_not_depend_on_hashes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import json, tokenize\nresult = json.dumps({1: [2]})\n")
+    probe = PROGRAM._replace(script=os.path.join(PROBES, "program.py")).probe("soak")
+    reports = []
+    for seed in ("1", "2"):
+        environment = clean_environment() | {"PYTHONHASHSEED": seed, "PYCDS_DISABLE": "1"}
+        output = subprocess.check_output([sys.executable, probe, str(script)], env=environment)
+        reports.append(json.loads(output)["made"])
+    assert reports[0] == reports[1]
+    assert reports[0]["result"] == repr('{"1": [2]}')

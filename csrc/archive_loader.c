@@ -5,19 +5,23 @@
 
 #include <marshal.h>
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "recorder.h"
+#include "shortcuts.h"
 
-/* Decodes a verified payload. NULL without an exception: it is no code object; with one: no memory. */
+/* A code object or NULL without an exception. If there is no memory for the arena (mlockall, a limit set by the program
+   itself), there may be enough for what plain Python needs; else it raises the exception. */
 static PyObject *
-decode(const unsigned char *payload, size_t size)
+code_or_null(struct session *session, PyObject *code)
 {
-    PyObject *code = PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
-    if (code == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return NULL;
+    if (code == NULL && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        session_set_reason(session, "out of memory");
+        session->recording = false; /* a rebuild would change nothing */
     }
     if (code == NULL || !PyCode_Check(code)) {
         PyErr_Clear();
@@ -26,13 +30,151 @@ decode(const unsigned char *payload, size_t size)
     return code;
 }
 
-/* The code object of the source `path` from the image. NULL without an exception: not there, changed or damaged; with
-   one: no memory. */
-static PyObject *
-archived_code(struct session *session, const char *path)
+/* ---- the native encoding ---- */
+
+#if NATIVE_SUPPORTED
+
+/* Prepares decoding at the first module that needs it. NULL, or the reason why there will be none. */
+static const char *
+native_prepare(loader_state *state)
 {
+    struct image *image = &state->session->image;
+    const struct image_header *header = image->header;
+    state->native.progress = NATIVE_REFUSED; /* also for imports that the preparation itself might cause */
+    if (!image_make_private(image) || !image_has(image, header->shared_table, header->shared_table_bytes)) {
+        return "image cannot be mapped";
+    }
+    state->native.decoded = calloc((size_t)header->module_count / 8 + 1, 1);
+    if (state->native.decoded == NULL) {
+        return "out of memory";
+    }
+    const char *reason = native_open(
+        &state->native.context, image->bytes + header->shared_table, (size_t)header->shared_table_bytes, true);
+    if (reason == NULL) {
+        state->native.progress = NATIVE_OPEN;
+        if (state->session->settings.skipped & ACCELERATION_GC) {
+            state->native.context.layout.young_threshold = 0;
+        }
+    }
+    return reason;
+}
+
+/* May this module be decoded now? What is decoded is never freed, so each module is decoded once: a reload or a second
+   import takes the ordinary way. */
+static bool
+native_may_decode(loader_state *state, uint32_t index)
+{
+    if (state->native.progress == NATIVE_OPEN && state->native.decoded[index / 8] >> index % 8 & 1) {
+        return false;
+    }
+    /* Watchers are looked for before the preparation, too: that makes code objects, and is not done twice. */
+    struct native_layout layout = {.interpreter = PyInterpreterState_Get()};
+    return native_layout_may_make_code(&layout);
+}
+
+static PyObject *
+decode_native(loader_state *state, uint32_t index, const unsigned char *payload, size_t size)
+{
+    if (state->native.progress == NATIVE_DUE) {
+        const char *reason = native_prepare(state);
+        if (reason != NULL) {
+            session_set_reason(state->session, reason);
+        }
+    }
+    if (state->native.progress != NATIVE_OPEN) {
+        return NULL;
+    }
+    state->native.decoded[index / 8] |= (unsigned char)(1 << index % 8);
+    native_layout_postpone_collection(&state->native.context.layout);
+    return native_decode(&state->native.context, payload, size);
+}
+
+void
+loader_clear(loader_state *state)
+{
+    if (state->native.progress == NATIVE_OPEN) {
+        native_close(&state->native.context);
+    }
+    free(state->native.decoded);
+    state->native.decoded = NULL;
+    state->native.progress = NATIVE_REFUSED;
+}
+
+#else
+
+static bool
+native_may_decode(loader_state *state, uint32_t index)
+{
+    (void)index;
+    session_set_reason(state->session, NATIVE_UNSUPPORTED);
+    return false;
+}
+
+static PyObject *
+decode_native(loader_state *state, uint32_t index, const unsigned char *payload, size_t size)
+{
+    (void)state, (void)index, (void)payload, (void)size;
+    return NULL;
+}
+
+void
+loader_clear(loader_state *state)
+{
+    (void)state;
+}
+
+#endif
+
+/* ---- a module's code ---- */
+
+static int64_t
+now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* The code object of a module, from the mapping. NULL without an exception: damaged, and the session says so. */
+static PyObject *
+decode(loader_state *state, const struct module_record *module, uint32_t index)
+{
+    struct session *session = state->session;
+    int64_t started = session->settings.log ? now_ns() : 0;
+    size_t size = 0;
+    const unsigned char *payload = image_payload(&session->image, module, &size);
+    PyObject *code = NULL;
+    if (payload != NULL && session->image.header->encoding == IMAGE_ENCODING_NATIVE) {
+        code = decode_native(state, index, payload, size);
+    }
+    else if (payload != NULL) {
+        code = PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
+    }
+    code = code_or_null(session, code);
+    if (session->settings.log) {
+        session->load_ns += now_ns() - started;
+    }
+    if (code == NULL && session->reason[0] == '\0') {
+        session_set_reason(session, "image damaged: code of a module");
+    }
+    return code;
+}
+
+/* The code object of the source `path` from the image. NULL without an exception: not there, changed, damaged, or no
+   memory. */
+static PyObject *
+archived_code(loader_state *state, const char *path)
+{
+    struct session *session = state->session;
     const struct module_record *module = image_module(&session->image, path, strlen(path));
     if (module == NULL || module->flags & MODULE_LEFT_OUT) {
+        return NULL;
+    }
+    uint32_t index = image_module_index(&session->image, module);
+    if (session->image.header->encoding == IMAGE_ENCODING_NATIVE && !native_may_decode(state, index)) {
+        if (!session_serves(session)) {
+            recorder_note(session, MISS_MODULE, path); /* the rebuilder will find the same, and take marshal */
+        }
         return NULL;
     }
     if (!session->settings.trust) {
@@ -50,17 +192,13 @@ archived_code(struct session *session, const char *path)
             return NULL; /* perhaps it may not be read any more */
         }
     }
-    size_t size;
-    const unsigned char *payload = image_payload(&session->image, module, &size);
-    PyObject *code = payload == NULL ? NULL : decode(payload, size);
+    PyObject *code = decode(state, module, index);
     if (code == NULL) {
-        if (!PyErr_Occurred()) {
-            session_set_reason(session, "image damaged: code of a module");
-            recorder_note(session, MISS_MODULE, path);
-        }
+        recorder_note(session, MISS_MODULE, path);
         return NULL;
     }
     session->hits++;
+    shortcuts_install(state);
     if (module->flags & MODULE_AGED) {
         recorder_note(session, MISS_AGED, path);
     }
@@ -116,10 +254,11 @@ loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
         return NULL;
     }
     if (count == 2 && keywords == NULL && (PyObject *)Py_TYPE(arguments[0]) == state->loader_type
-        && state->session != NULL && session_serves(state->session) && importlib_is_untouched(state)) {
+        && state->session != NULL && session_serves(state->session) && !import_is_observed(state)
+        && importlib_is_untouched(state)) {
         PyObject *keep = NULL;
         const char *path = !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
-        PyObject *code = path == NULL ? NULL : archived_code(state->session, path);
+        PyObject *code = path == NULL ? NULL : archived_code(state, path);
         Py_XDECREF(keep);
         if (code != NULL || PyErr_Occurred()) {
             return code;
@@ -255,6 +394,9 @@ make_loader_type(PyObject *module, loader_state *state)
         type = PyObject_CallFunction(
             metaclass, "s(O){s:O,s:O,s:(),s:O,s:O}", ((PyTypeObject *)base)->tp_name, base, "__module__", base_module,
             "__doc__", base_doc, "__slots__", "get_code", get_code, "__reduce_ex__", reduce);
+    }
+    if (type != NULL && PyObject_DelAttrString(type, "__slots__") != 0) { /* did its work; dir(loader) would show it */
+        Py_CLEAR(type);
     }
     Py_XDECREF(metaclass);
     Py_XDECREF(get_code);

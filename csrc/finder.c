@@ -9,6 +9,7 @@
    failed import (caches, errors, the finders behind) is plain Python's own doing. */
 #include "state.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -532,6 +533,9 @@ search_entry(loader_state *state, struct search *search, PyObject *cache, PyObje
                 listing_find(entry.listing, search->tail, search->tail_bytes, search->hash);
             if (finder_is_unchanged(state, &entry) && prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
                 proved = state->entries[index].proved = true;
+                if (!entry.proved) {
+                    state->entries[index].finder_behind = state->finders_are_behind = true;
+                }
                 answer = name == NULL ? ANSWER_NOT_HERE : answer_from_listing(state, search, &entry, name, result);
             }
         }
@@ -548,6 +552,62 @@ search_entry(loader_state *state, struct search *search, PyObject *cache, PyObje
     }
     Py_DECREF(finder);
     return answer;
+}
+
+/* ---- imports that are looked on at ---- */
+
+/* Sets a FileFinder's _path_cache and _path_mtime to what its _fill_cache would have, had it been asked in our place: the
+   listing of the time that ours was proved at. Whatever is amiss, it will see that the time differs, and fill them. */
+static int
+bring_finder_up_to_date(loader_state *state, const struct path_entry *entry)
+{
+    PyObject *mtime = PyObject_GetAttr(entry->finder, state->strings.path_mtime);
+    long unset = mtime != NULL && PyLong_CheckExact(mtime) ? PyLong_AsLong(mtime) : 0;
+    Py_XDECREF(mtime);
+    if (unset != -1) { /* FileFinder.__init__'s value; it was asked in the meantime, or is not ours to touch */
+        return PyErr_Occurred() ? RET_ERROR : RET_OK;
+    }
+    DIR *directory = opendir(entry->path[0] ? entry->path : "/");
+    PyObject *names = PySet_New(NULL);
+    int result = directory != NULL && names != NULL ? RET_OK : RET_ERROR;
+    for (struct dirent *item; result == RET_OK && (item = readdir(directory)) != NULL;) {
+        if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0) {
+            PyObject *name = PyUnicode_DecodeFSDefault(item->d_name);
+            result = name == NULL ? RET_ERROR : PySet_Add(names, name);
+            Py_XDECREF(name);
+        }
+    }
+    if (directory != NULL) {
+        closedir(directory);
+    }
+    if (result == RET_OK) {
+        /* Modules/posixmodule.c, fill_time, 3.11 to 3.13 */
+        int64_t time = entry->directory->mtime_ns;
+        mtime = PyFloat_FromDouble((double)(time / 1000000000) + 1e-9 * (double)(time % 1000000000));
+        result = mtime == NULL || PyObject_SetAttr(entry->finder, state->strings.path_cache, names) != 0
+                         || PyObject_SetAttr(entry->finder, state->strings.path_mtime, mtime) != 0
+                     ? RET_ERROR
+                     : RET_OK;
+        Py_XDECREF(mtime);
+    }
+    Py_XDECREF(names);
+    return result;
+}
+
+/* Something begins to look on: from here on FileFinders are asked, and those that we answered for must not list their
+   directories now, which plain Python's did long before (an audit event, a frame of a profile). */
+static void
+bring_finders_up_to_date(loader_state *state)
+{
+    state->finders_are_behind = false;
+    for (size_t i = 0; i < state->entry_count; i++) {
+        if (state->entries[i].finder_behind) {
+            state->entries[i].finder_behind = false;
+            if (bring_finder_up_to_date(state, &state->entries[i]) != RET_OK) {
+                PyErr_Clear();
+            }
+        }
+    }
 }
 
 /* ---- find_spec ---- */
@@ -730,6 +790,59 @@ failed:
     return NULL;
 }
 
+static PyObject *
+find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_path, PyObject *target)
+{
+    struct search search = {.full_name = full_name, .target = target};
+    PyObject *cache = PySys_GetObject("path_importer_cache");
+    Py_ssize_t bytes;
+    if (state->session == NULL || !PyUnicode_CheckExact(search.full_name) || cache == NULL
+        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self)) {
+        Py_RETURN_NONE;
+    }
+    const char *name = PyUnicode_AsUTF8AndSize(search.full_name, &bytes);
+    if (name == NULL) {
+        PyErr_Clear(); /* lone surrogates */
+        Py_RETURN_NONE;
+    }
+    const char *dot = strrchr(name, '.');
+    search.tail = dot == NULL ? name : dot + 1;
+    search.tail_bytes = strlen(search.tail);
+    if (strlen(name) != (size_t)bytes || search.tail_bytes == 0 || search.tail_bytes > 255) {
+        Py_RETURN_NONE;
+    }
+    search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
+    if (import_is_observed(state)) {
+        if (state->finders_are_behind) {
+            bring_finders_up_to_date(state);
+        }
+        Py_RETURN_NONE;
+    }
+    if (!prepare_search(state) || !importlib_is_untouched(state)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *path = given_path == Py_None ? PySys_GetObject("path") : given_path;
+    if (path == NULL
+        || (!PyList_CheckExact(path) && !PyTuple_CheckExact(path)
+            && (PyObject *)Py_TYPE(path) != state->namespace_path)) {
+        Py_RETURN_NONE; /* something that may not bear being gone through twice */
+    }
+    bool for_site = given_path == Py_None && is_customization(name) && site_would_not_notice(state);
+    if (!for_site && is_listed_nowhere(state, &search, cache, path)) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(path);
+    Py_INCREF(cache);
+    PyObject *spec = search_path(state, &search, cache, path);
+    Py_DECREF(cache);
+    Py_DECREF(path);
+    if (spec == Py_None && for_site && !search.asked) {
+        Py_DECREF(spec);
+        return raise_not_found(search.full_name);
+    }
+    return spec;
+}
+
 PyDoc_STRVAR(
     find_spec_doc,
     "find_spec($self, fullname, path=None, target=None, /)\n--\n\n"
@@ -766,48 +879,13 @@ finder_find_spec(
         return NULL;
     }
     loader_state *state = PyType_GetModuleState(type);
-    struct search search = {.full_name = values[0], .target = values[2]};
-    PyObject *cache = PySys_GetObject("path_importer_cache");
-    Py_ssize_t bytes;
-    if (state == NULL || state->session == NULL || !PyUnicode_CheckExact(search.full_name) || cache == NULL
-        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self)) {
-        Py_RETURN_NONE;
-    }
-    const char *name = PyUnicode_AsUTF8AndSize(search.full_name, &bytes);
-    if (name == NULL) {
-        PyErr_Clear(); /* lone surrogates */
-        Py_RETURN_NONE;
-    }
-    const char *dot = strrchr(name, '.');
-    search.tail = dot == NULL ? name : dot + 1;
-    search.tail_bytes = strlen(search.tail);
-    if (strlen(name) != (size_t)bytes || search.tail_bytes == 0 || search.tail_bytes > 255) {
-        Py_RETURN_NONE;
-    }
-    search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
-    if (!prepare_search(state) || !importlib_is_untouched(state)) {
-        Py_RETURN_NONE;
-    }
-    PyObject *path = values[1] == Py_None ? PySys_GetObject("path") : values[1];
-    if (path == NULL
-        || (!PyList_CheckExact(path) && !PyTuple_CheckExact(path)
-            && (PyObject *)Py_TYPE(path) != state->namespace_path)) {
-        Py_RETURN_NONE; /* something that may not bear being gone through twice */
-    }
-    bool for_site = values[1] == Py_None && is_customization(name) && site_would_not_notice(state);
-    if (!for_site && is_listed_nowhere(state, &search, cache, path)) {
-        Py_RETURN_NONE;
-    }
-    Py_INCREF(path);
-    Py_INCREF(cache);
-    PyObject *spec = search_path(state, &search, cache, path);
-    Py_DECREF(cache);
-    Py_DECREF(path);
-    if (spec == Py_None && for_site && !search.asked) {
-        Py_DECREF(spec);
-        return raise_not_found(search.full_name);
-    }
-    return spec;
+    return state == NULL ? Py_NewRef(Py_None) : find(state, self, values[0], values[1], values[2]);
+}
+
+PyObject *
+finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path)
+{
+    return find(state, finder, name, path, Py_None);
 }
 
 PyDoc_STRVAR(

@@ -1,5 +1,5 @@
 /* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and tells when a program has
-   replaced one: from then on everything goes the ordinary way. */
+   replaced one, or looks on while they run: then everything goes the ordinary way. */
 #include "state.h"
 
 #include <string.h>
@@ -240,6 +240,30 @@ done:
     Py_XDECREF(external);
     Py_XDECREF(bootstrap);
     return result;
+}
+
+/* tracemalloc would see what importlib allocates (Modules/_tracemalloc.c and, 3.13, Python/tracemalloc.c,
+   PyTraceMalloc_Untrack: -2 if it isn't tracing; nobody else has our number of a domain, so nothing is untracked). */
+static bool
+memory_is_traced(void)
+{
+    return PyTraceMalloc_Untrack(0x70796364, 0) != -2;
+}
+
+bool
+import_is_observed(loader_state *state)
+{
+#if NATIVE_SUPPORTED
+    if (state->observers == OBSERVERS_DUE) {
+        state->observers = native_can_tell_observers() ? OBSERVERS_KNOWN : OBSERVERS_UNKNOWN;
+    }
+    if (state->observers == OBSERVERS_KNOWN && native_is_observed()) {
+        return true;
+    }
+#else
+    (void)state;
+#endif
+    return memory_is_traced();
 }
 
 bool

@@ -5,9 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #include <unistd.h>
 
 #include "checksum.h"
+#include "native_format.h"
 
 int64_t
 stat_mtime_ns(const struct stat *status)
@@ -60,7 +64,7 @@ check_header(const struct image *image, const char *identity)
         return "image damaged: its size is not the one in its header";
     }
     if (header->header_bytes != sizeof(*header) || !inside(image, sizeof(*header), header->identity_bytes)
-        || header->identity_bytes > 1 << 16) {
+        || header->identity_bytes > 1 << 16) { /* within the first piece */
         return "image damaged: header";
     }
     unsigned char stack_copy[4096];
@@ -87,8 +91,12 @@ check_header(const struct image *image, const char *identity)
         || !inside(image, header->directories, (uint64_t)header->directory_count * sizeof(struct directory_record))) {
         return "image damaged: tables";
     }
-    if (header->encoding != IMAGE_ENCODING_MARSHAL) {
+    if (header->encoding != IMAGE_ENCODING_MARSHAL
+        && (header->encoding != IMAGE_ENCODING_NATIVE || header->native_revision != NATIVE_REVISION)) {
         return "image with an encoding that this release does not know";
+    }
+    if (header->shared_table % 16 || !inside(image, header->shared_table, header->shared_table_bytes)) {
+        return "image damaged: shared table";
     }
     if (identity != NULL
         && (strlen(identity) != header->identity_bytes
@@ -96,6 +104,141 @@ check_header(const struct image *image, const char *identity)
         return "image of another interpreter, environment or set of options";
     }
     return NULL;
+}
+
+/* ---- mapping and reading ---- */
+
+/* Is it a file system where a mapping stays what it is when the file is replaced: one of this machine? */
+static bool
+may_be_mapped(int fd)
+{
+#if defined(PYCDS_READ_IMAGE) /* to test the other way without such a file system */
+    (void)fd;
+    return false;
+#elif defined(__linux__)
+    static const uint32_t local[] = {
+        0x0000ef53, /* ext2, ext3, ext4 */
+        0x58465342, /* xfs */
+        0x9123683e, /* btrfs */
+        0x01021994, /* tmpfs */
+        0x858458f6, /* ramfs */
+        0x794c7630, /* overlayfs */
+        0x2fc12fc1, /* zfs */
+        0xf2f52010, /* f2fs */
+        0xca451a4e, /* bcachefs */
+        0x73717368, /* squashfs */
+        0xe0f5e1e2, /* erofs */
+        0x52654973, /* reiserfs */
+        0x3153464a, /* jfs */
+    }; /* linux/magic.h and the file systems' own headers */
+    struct statfs system;
+    if (fstatfs(fd, &system) != 0) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof(local) / sizeof(local[0]); i++) {
+        if ((uint32_t)system.f_type == local[i]) {
+            return true;
+        }
+    }
+    return false;
+#else
+    (void)fd;
+    return true;
+#endif
+}
+
+/* Maps the file; NULL or a reason. */
+static const char *
+map_file(struct image *image, int fd)
+{
+    void *map = mmap(NULL, image->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED) {
+        return "image cannot be mapped";
+    }
+    image->bytes = map;
+    return NULL;
+}
+
+#define PIECE ((uint64_t)128 * 1024) /* read at a time: some hundred system calls for the largest of programs */
+
+/* Reads the pieces [first, last] from the open file. */
+static bool
+read_pieces(struct image *image, int fd, uint64_t first, uint64_t last)
+{
+    uint64_t at = first * PIECE;
+    uint64_t end = (last + 1) * PIECE < image->size ? (last + 1) * PIECE : image->size;
+    while (at < end) {
+        ssize_t got = pread(fd, (unsigned char *)(uintptr_t)image->bytes + at, (size_t)(end - at), (off_t)at);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return false;
+        }
+        at += (uint64_t)got;
+    }
+    for (uint64_t piece = first; piece <= last; piece++) {
+        image->fetched[piece / 8] |= (unsigned char)(1 << piece % 8);
+    }
+    return true;
+}
+
+/* Makes room for the file's pieces, and reads the first; NULL or a reason. The descriptor is not kept: it would be seen,
+   and closed by programs that close what they don't know. */
+static const char *
+prepare_to_read(struct image *image, int fd, const char *path)
+{
+    void *room =
+        mmap(NULL, image->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) {
+        return "image cannot be mapped";
+    }
+    image->bytes = room;
+    image->read_from = strdup(path);
+    image->fetched = calloc(image->size / PIECE / 8 + 1, 1);
+    if (image->read_from == NULL || image->fetched == NULL) {
+        return "out of memory";
+    }
+    return read_pieces(image, fd, 0, 0) ? NULL : "image cannot be read";
+}
+
+/* Reads what is missing of [offset, offset + bytes). */
+static bool
+fetch(struct image *image, uint64_t offset, uint64_t bytes)
+{
+    uint64_t first = offset / PIECE, last = bytes == 0 ? first : (offset + bytes - 1) / PIECE;
+    while (first <= last && image->fetched[first / 8] >> first % 8 & 1) {
+        first++;
+    }
+    if (first > last) {
+        return true;
+    }
+    int fd = open(image->read_from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    struct stat status;
+    /* Pieces that are there already may hold objects that are in use: they are not read again. */
+    bool done = fd >= 0 && fstat(fd, &status) == 0 && (uint64_t)status.st_ino == image->file_inode
+                && (uint64_t)status.st_dev == image->file_device && (uint64_t)status.st_size == image->size
+                && stat_mtime_ns(&status) == image->file_mtime_ns;
+    for (uint64_t piece = first; done && piece <= last; piece++) {
+        done = (image->fetched[piece / 8] >> piece % 8 & 1) || read_pieces(image, fd, piece, piece);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return done;
+}
+
+bool
+image_has(struct image *image, uint64_t offset, uint64_t bytes)
+{
+    return inside(image, offset, bytes) && (image->read_from == NULL || fetch(image, offset, bytes));
+}
+
+/* The same for an item that lies at an address in the image. */
+static bool
+has_item(struct image *image, const void *item, size_t bytes)
+{
+    return image->read_from == NULL || fetch(image, (uint64_t)((const unsigned char *)item - image->bytes), bytes);
 }
 
 const char *
@@ -130,40 +273,47 @@ image_open(struct image *image, const char *path, const char *identity, bool *mi
         reason = "image damaged: it is too short";
     }
     if (reason == NULL) {
-        void *map = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED) {
-            reason = "image cannot be mapped";
+        image->size = (size_t)status.st_size;
+        image->file_mtime_ns = stat_mtime_ns(&status);
+        image->file_inode = (uint64_t)status.st_ino;
+        image->file_device = (uint64_t)status.st_dev;
+        reason = may_be_mapped(fd) ? map_file(image, fd) : prepare_to_read(image, fd, path);
+    }
+    if (reason == NULL) {
+        image->header = (const struct image_header *)image->bytes;
+        reason = check_header(image, identity);
+    }
+    if (reason == NULL) {
+        uint64_t bits = 2 * ((uint64_t)image->header->module_count + image->header->directory_count);
+        image->verified = calloc(bits / 8 + 1, 1);
+        if (image->verified == NULL) {
+            reason = "out of memory";
         }
-        else {
-            image->bytes = map;
-            image->size = (size_t)status.st_size;
-            image->header = map;
-            image->file_mtime_ns = stat_mtime_ns(&status);
-            image->file_inode = (uint64_t)status.st_ino;
-            reason = check_header(image, identity);
-            if (reason == NULL) {
-                uint64_t bits = 2 * ((uint64_t)image->header->module_count + image->header->directory_count);
-                image->verified = calloc(bits / 8 + 1, 1);
-                if (image->verified == NULL) {
-                    reason = "out of memory";
-                }
-            }
-            if (reason != NULL) {
-                image_close(image);
-            }
-        }
+    }
+    if (reason != NULL) {
+        image_close(image);
     }
     close(fd);
     return reason;
 }
 
+bool
+image_make_private(struct image *image)
+{
+    image->is_private = image->is_private || image->read_from != NULL
+                        || mprotect((void *)(uintptr_t)image->bytes, image->size, PROT_READ | PROT_WRITE) == 0;
+    return image->is_private;
+}
+
 void
 image_close(struct image *image)
 {
-    if (image->bytes != NULL) {
+    if (image->bytes != NULL && !image->is_private) {
         munmap((void *)image->bytes, image->size);
     }
     free(image->verified);
+    free(image->read_from);
+    free(image->fetched);
     memset(image, 0, sizeof(*image));
 }
 
@@ -209,7 +359,7 @@ image_module_at(struct image *image, uint32_t index)
     const struct module_record *module = (const struct module_record *)(image->bytes + image->header->modules) + index;
     uint64_t bit = verified_bit(image, VERIFIED_MODULE, index);
     if (!is_verified(image, bit)) {
-        if (!inside(image, module->path, module->path_bytes)
+        if (!has_item(image, module, sizeof(*module)) || !image_has(image, module->path, module->path_bytes)
             || record_checksum(image, module, sizeof(*module), module->path, module->path_bytes) != module->checksum) {
             return NULL;
         }
@@ -228,7 +378,8 @@ image_directory_at(struct image *image, uint32_t index)
         (const struct directory_record *)(image->bytes + image->header->directories) + index;
     uint64_t bit = verified_bit(image, VERIFIED_DIRECTORY, index);
     if (!is_verified(image, bit)) {
-        if (!inside(image, directory->path, directory->path_bytes)
+        if (!has_item(image, directory, sizeof(*directory))
+            || !image_has(image, directory->path, directory->path_bytes)
             || record_checksum(image, directory, sizeof(*directory), directory->path, directory->path_bytes)
                    != directory->checksum) {
             return NULL;
@@ -245,21 +396,31 @@ image_module(struct image *image, const char *path, size_t path_bytes)
     const uint32_t *table = (const uint32_t *)(image->bytes + image->header->module_table);
     uint64_t hash = pycds_checksum(path, path_bytes);
     for (uint32_t probe = 0; probe < buckets; probe++) {
-        uint32_t slot = table[(hash + probe) & (buckets - 1)];
-        if (slot == 0) {
+        const uint32_t *bucket = &table[(hash + probe) & (buckets - 1)];
+        if (!has_item(image, bucket, sizeof(*bucket)) || *bucket == 0) {
             return NULL;
         }
+        const uint32_t slot = *bucket;
         if (slot > image->header->module_count) {
             continue;
         }
         const struct module_record *module =
             (const struct module_record *)(image->bytes + image->header->modules) + (slot - 1);
-        if (module->path_hash == hash && module->path_bytes == path_bytes && inside(image, module->path, path_bytes)
+        if (!has_item(image, module, sizeof(*module))) {
+            return NULL;
+        }
+        if (module->path_hash == hash && module->path_bytes == path_bytes && image_has(image, module->path, path_bytes)
             && memcmp(image->bytes + module->path, path, path_bytes) == 0) {
             return image_module_at(image, slot - 1);
         }
     }
     return NULL;
+}
+
+uint32_t
+image_module_index(const struct image *image, const struct module_record *module)
+{
+    return (uint32_t)(module - (const struct module_record *)(image->bytes + image->header->modules));
 }
 
 const struct directory_record *
@@ -269,17 +430,21 @@ image_directory(struct image *image, const char *path, size_t path_bytes)
     const uint32_t *table = (const uint32_t *)(image->bytes + image->header->directory_table);
     uint64_t hash = pycds_checksum(path, path_bytes);
     for (uint32_t probe = 0; probe < buckets; probe++) {
-        uint32_t slot = table[(hash + probe) & (buckets - 1)];
-        if (slot == 0) {
+        const uint32_t *bucket = &table[(hash + probe) & (buckets - 1)];
+        if (!has_item(image, bucket, sizeof(*bucket)) || *bucket == 0) {
             return NULL;
         }
+        const uint32_t slot = *bucket;
         if (slot > image->header->directory_count) {
             continue;
         }
         const struct directory_record *directory =
             (const struct directory_record *)(image->bytes + image->header->directories) + (slot - 1);
+        if (!has_item(image, directory, sizeof(*directory))) {
+            return NULL;
+        }
         if (directory->path_hash == hash && directory->path_bytes == path_bytes
-            && inside(image, directory->path, path_bytes)
+            && image_has(image, directory->path, path_bytes)
             && memcmp(image->bytes + directory->path, path, path_bytes) == 0) {
             return image_directory_at(image, slot - 1);
         }
@@ -336,7 +501,7 @@ image_listing(struct image *image, const struct directory_record *directory)
     uint64_t bit = verified_bit(image, VERIFIED_LISTING, index);
     const struct listing *listing = (const struct listing *)(image->bytes + directory->listing);
     if (!is_verified(image, bit)) {
-        if (!inside(image, directory->listing, directory->listing_bytes) || directory->listing % 16
+        if (!image_has(image, directory->listing, directory->listing_bytes) || directory->listing % 16
             || pycds_checksum(listing, directory->listing_bytes) != directory->listing_checksum
             || !listing_is_sound(listing, directory->listing_bytes)) {
             return NULL;
@@ -370,11 +535,10 @@ image_payload(struct image *image, const struct module_record *module, size_t *s
     if (module->flags & MODULE_LEFT_OUT) {
         return NULL;
     }
-    uint32_t index = (uint32_t)(module - (const struct module_record *)(image->bytes + image->header->modules));
-    uint64_t bit = verified_bit(image, VERIFIED_PAYLOAD, index);
+    uint64_t bit = verified_bit(image, VERIFIED_PAYLOAD, image_module_index(image, module));
     const unsigned char *payload = image->bytes + module->payload;
     if (!is_verified(image, bit)) {
-        if (!inside(image, module->payload, module->payload_bytes)
+        if (!image_has(image, module->payload, module->payload_bytes)
             || pycds_checksum(payload, module->payload_bytes) != module->payload_checksum) {
             return NULL;
         }
@@ -382,6 +546,23 @@ image_payload(struct image *image, const struct module_record *module, size_t *s
     }
     *size = (size_t)module->payload_bytes;
     return payload;
+}
+
+void
+image_used_payload(struct image *image, uint64_t bytes)
+{
+    const uint64_t page = 65536; /* the largest of any machine */
+    image->used_bytes += bytes;
+    if (image->used_bytes < UINT64_C(1) << 20 || image->read_from != NULL || image->header->module_count == 0) {
+        return;
+    }
+    image->used_bytes = 0;
+    /* image.py writes payloads last, in the order of their records */
+    const struct module_record *first = image_module_at(image, 0);
+    uint64_t start = first == NULL ? image->size : (first->payload + page - 1) / page * page;
+    if (start < image->size) {
+        (void)madvise((void *)(uintptr_t)(image->bytes + start), image->size - start, MADV_DONTNEED);
+    }
 }
 
 bool
@@ -404,6 +585,9 @@ const char *
 image_verify_all(struct image *image)
 {
     size_t body = sizeof(*image->header) + image->header->identity_bytes;
+    if (!image_has(image, 0, image->size)) {
+        return "image cannot be read";
+    }
     if (pycds_checksum(image->bytes + body, image->size - body) != image->header->body_checksum) {
         return "image damaged: checksum of the file";
     }

@@ -21,8 +21,13 @@
      sets the ctime of the file that all environments share.
    - A listing leads by index straight to the modules and sub-directories that its names stand for: once a directory
      is proved, no path is hashed to find a module in it.
+   - On a file system whose files can change under a mapping (NFS: an image that another host replaced is gone, and its
+     pages with it, which is a SIGBUS; FUSE: whatever its server does), nothing is mapped: pieces are read when they are
+     first wanted, from a file that still has to be the same one. A piece that can't be read is a damaged one.
    - Identity is text, compared byte by byte: no collisions, and a person can read why an image was refused.
    - Unaligned reads never happen: every block starts at a multiple of 16.
+   - Which encoding an interpreter can use is found at the first module, not at start-up; an image doesn't say for whom it
+     has which, since the rebuilder is the same interpreter and finds the same.
 
    The first 32 bytes keep their meaning in every later format, so that any release can name what it sees. */
 #ifndef PYCDS_IMAGE_H
@@ -34,11 +39,12 @@
 #include <sys/stat.h>
 
 #define PYCDS_IMAGE_MAGIC "\x89PYCDS\r\n"
-#define PYCDS_IMAGE_FORMAT 1
+#define PYCDS_IMAGE_FORMAT 2
 #define PYCDS_BYTE_ORDER UINT32_C(0x01020304)
 
 enum image_encoding {
     IMAGE_ENCODING_MARSHAL = 1, /* payload: marshal of the code object, as in a pyc behind its 16-byte header */
+    IMAGE_ENCODING_NATIVE = 2, /* payload: a stream (native_format.h), which the shared table belongs to */
 };
 
 struct image_header {
@@ -47,7 +53,7 @@ struct image_header {
     uint32_t byte_order;
     uint64_t file_bytes;
     uint64_t header_checksum; /* of header and identity text, with this field zero */
-    /* from here on: format 1 */
+    /* from here on: format 2 */
     uint32_t header_bytes; /* of this struct */
     uint32_t identity_bytes; /* of the identity text, which follows the struct directly */
     int64_t built_ns; /* since the epoch */
@@ -57,15 +63,18 @@ struct image_header {
     uint32_t directory_count;
     uint32_t module_buckets; /* a power of two, or 0 */
     uint32_t directory_buckets; /* a power of two, or 0 */
-    uint32_t reserved;
+    uint32_t native_revision; /* NATIVE_REVISION of the streams; 0: none are there */
     /* offsets from the start of the file */
     uint64_t module_table; /* uint32_t[module_buckets], index + 1 of a module, 0 is empty */
     uint64_t modules; /* struct module_record[module_count] */
     uint64_t directory_table; /* uint32_t[directory_buckets] */
     uint64_t directories; /* struct directory_record[directory_count] */
     uint64_t body_checksum; /* of all that follows the identity text; only image_verify_all reads that much */
+    uint64_t shared_table; /* native encoding: offset of strings and byte strings that modules have in common */
+    uint64_t shared_table_bytes; /* its blocks have checksums of their own */
+    uint64_t shared_table_age; /* modules that came or went since the shared table was made as a whole (rebuild.py) */
 };
-_Static_assert(sizeof(struct image_header) == 120, "image.py packs the header with 120 bytes");
+_Static_assert(sizeof(struct image_header) == 144, "image.py packs the header with 144 bytes");
 
 enum module_flag {
     MODULE_LEFT_OUT = 1, /* has no payload: looked at by the rebuilder and left to plain Python; not worth recording */
@@ -138,6 +147,11 @@ struct image {
     const unsigned char *bytes; /* the mapping; NULL: no image */
     size_t size;
     const struct image_header *header;
+    bool is_private; /* image_make_private was called: objects may lie in it */
+    uint64_t used_bytes; /* of payloads, since image_forget_payloads last gave pages back */
+    char *read_from; /* the image's path if it is read piece by piece and not mapped; owned, or NULL */
+    unsigned char *fetched; /* then: a bit for each piece that was read; owned */
+    uint64_t file_device;
     unsigned char *verified; /* a bit each for module records, payloads, directory records, listings; owned */
     int64_t file_mtime_ns; /* of the image when it was opened, to see at exit whether it was replaced since */
     uint64_t file_inode;
@@ -148,6 +162,13 @@ struct image {
    simply is no such file. Never raises; constant work. */
 const char *image_open(struct image *image, const char *path, const char *identity, bool *missing);
 
+/* Makes the mapping writable for this process alone: native streams have objects in them that are used in place, with
+   counts of references. From then on image_close leaves it mapped. False: it can't be done. */
+bool image_make_private(struct image *image);
+
+/* Is [offset, offset + bytes) inside the image, and there to be read? All that follows asks this itself. */
+bool image_has(struct image *image, uint64_t offset, uint64_t bytes);
+
 /* Unmaps. Nothing obtained from the image may be used afterwards. */
 void image_close(struct image *image);
 
@@ -157,6 +178,9 @@ const struct module_record *image_module(struct image *image, const char *path, 
 /* The module / directory with an index of a listing; NULL if out of range or damaged. */
 const struct module_record *image_module_at(struct image *image, uint32_t index);
 const struct directory_record *image_directory_at(struct image *image, uint32_t index);
+
+/* The index of a module's record. */
+uint32_t image_module_index(const struct image *image, const struct module_record *module);
 
 /* The directory `path` (no trailing slash), verified; NULL if there is none. */
 const struct directory_record *image_directory(struct image *image, const char *path, size_t path_bytes);
@@ -170,6 +194,11 @@ const struct listing_name *listing_find(
 
 /* The verified payload of a module, *size bytes, in the mapping; NULL if it has none or it is damaged. */
 const unsigned char *image_payload(struct image *image, const struct module_record *module, size_t *size);
+
+/* Says that `bytes` of payloads were used and will hardly be again. Now and then their pages are given back: they would
+   count as this process's memory, all the more as each fault maps the pages around it. Objects that lie in payloads stay
+   good: their pages come back as they are in the file, with the reference counts of immortal objects. */
+void image_used_payload(struct image *image, uint64_t bytes);
 
 /* The path of a record: not terminated. */
 static inline const char *

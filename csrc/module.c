@@ -12,8 +12,10 @@
 
 #include "cachedir.h"
 #include "checksum.h"
+#include "encoding.h"
 #include "identity.h"
 #include "rebuilder.h"
+#include "shortcuts.h"
 
 /* ---- small helpers ---- */
 
@@ -126,8 +128,8 @@ session_create(void)
     if (session->settings.disabled) {
         session_set_reason(session, "PYCDS_DISABLE is set");
     }
-    else if (session->settings.ids_differ) {
-        session_set_reason(session, "real and effective user or group differ");
+    else if (session->settings.privileged) {
+        session_set_reason(session, "set-uid, set-gid, or with capabilities of its own");
     }
     if (session->prefix == NULL || interpreter_names(cache_tag, soabi, sizeof(cache_tag)) != RET_OK
         || !interpreter_build(build, sizeof(build))) {
@@ -262,6 +264,8 @@ intern_strings(loader_state *state)
         {&state->strings.find_spec, "find_spec"},
         {&state->strings.get_code, "get_code"},
         {&state->strings.cache_tag, "cache_tag"},
+        {&state->strings.path_cache, "_path_cache"},
+        {&state->strings.path_mtime, "_path_mtime"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -528,7 +532,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         record_reason = "not activated in this process";
     }
     return Py_BuildValue(
-        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N}", "active",
+        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:d}", "active",
         is_active(state) ? Py_True : Py_False, "reason", reason_object(state), "python",
         text_or_none(session->executable), "prefix", text_or_none(session->prefix), "cache_root",
         text_or_none(session->settings.cache_root), "folder", text_or_none(session->folder), "variant",
@@ -537,7 +541,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         text_or_none(session->identity), "readonly", session->settings.readonly ? Py_True : Py_False, "validate",
         session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
         "record_reason", text_or_none(record_reason), "unknown_validate",
-        text_or_none(session->settings.unknown_validate));
+        text_or_none(session->settings.unknown_validate), "load_seconds", (double)session->load_ns / 1e9);
 }
 
 PyDoc_STRVAR(
@@ -576,7 +580,7 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
     }
     PyObject *result = Py_BuildValue(
         "{s:n,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
-        "encoding", "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
+        "encoding", image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
         (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
     image_close(&image);
     Py_DECREF(path);
@@ -681,6 +685,10 @@ static PyMethodDef methods[] = {
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
     {"checksum", loader_checksum, METH_O, checksum_doc},
     {"cache_root", loader_cache_root, METH_VARARGS, cache_root_doc},
+    {"native_reason", encoding_reason, METH_NOARGS, native_reason_doc},
+    {"native_encode", encoding_encode, METH_VARARGS, native_encode_doc},
+    {"native_verify", encoding_verify, METH_VARARGS, native_verify_doc},
+    {"native_decode", encoding_decode, METH_VARARGS, native_decode_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -714,6 +722,8 @@ static PyMethodDef methods[] = {
     DO((state)->strings.find_spec);                                                                                    \
     DO((state)->strings.get_code);                                                                                     \
     DO((state)->strings.cache_tag);                                                                                    \
+    DO((state)->strings.path_cache);                                                                                   \
+    DO((state)->strings.path_mtime);                                                                                   \
     for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
         DO((state)->globals[i_].name);                                                                                 \
         DO((state)->globals[i_].original);                                                                             \
@@ -734,7 +744,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         return 0; /* never executed */
     }
     FOR_EACH_OBJECT(state, Py_VISIT)
-    return finder_traverse(state, visit, arg);
+    int result = shortcuts_traverse(state, visit, arg);
+    return result != 0 ? result : finder_traverse(state, visit, arg);
 }
 
 static int
@@ -747,6 +758,8 @@ module_clear(PyObject *module)
     FOR_EACH_OBJECT(state, Py_CLEAR)
     state->attribute_count = 0;
     finder_clear(state);
+    loader_clear(state);
+    shortcuts_clear(state);
     return 0;
 }
 

@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,6 +31,35 @@ enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER =
 
 /* The one session of this process; not a Python object, and set in the main interpreter only. */
 static struct session *exit_session;
+
+/* Confinement that a process can put on itself and never off: system call filters, and the flag without which an
+   unprivileged process gets neither those nor a Landlock domain. Two system calls. */
+struct confinement {
+    int filtered, no_new_privileges;
+};
+
+static struct confinement confinement_at_start;
+
+static struct confinement
+confinement_now(void)
+{
+    struct confinement now = {0, 0};
+#ifdef __linux__
+    now.filtered = prctl(PR_GET_SECCOMP);
+    now.no_new_privileges = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+#endif
+    return now;
+}
+
+/* Has the program locked itself in since its start? What a rebuilder needs may be forbidden then, on pain of death, and a
+   rebuilder that lives would see what little the program may see. */
+static bool
+is_confined(void)
+{
+    struct confinement now = confinement_now();
+    return now.filtered != confinement_at_start.filtered
+           || now.no_new_privileges != confinement_at_start.no_new_privileges;
+}
 
 /* Seconds since a file was written; a very long time if it is not there or lies in the future. */
 static double
@@ -242,6 +274,7 @@ start_rebuilder(const struct session *session)
     int lock = open(session->lock_path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     if (lock >= 0) {
         futimens(lock, NULL);
+        (void)!fchmod(lock, 0600); /* the umask is the program's */
         close(lock);
     }
     fork_rebuilder((char *const *)arguments, environment, claimed);
@@ -261,10 +294,17 @@ at_exit(void)
         return;
     }
     if (session->pid == getpid()) {
-        bool started = false;
+        bool started = false, wanted = false;
         if (session->recording && session->executable != NULL && session->prefix != NULL
             && session->package_parent != NULL && session->identity != NULL && rebuild_is_worth_it(session)
             && executable_is_python(session->executable)) {
+            wanted = true;
+        }
+        /* Asked last: a filter may forbid the question, too. */
+        if (wanted && is_confined()) {
+            session->record_reason = "the program has confined itself";
+        }
+        else if (wanted) {
             start_rebuilder(session);
             started = true;
         }
@@ -285,6 +325,7 @@ void
 rebuilder_arm(struct session *session)
 {
     exit_session = session;
+    confinement_at_start = confinement_now();
     if (Py_AtExit(at_exit) != 0) {
         exit_session = NULL; /* thirty-two others were first: no rebuilder from this process */
     }

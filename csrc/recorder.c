@@ -36,13 +36,24 @@ root_in_foreign_home(const char *folder)
     }
 }
 
+/* Private, and the user's own whatever the program's umask says: a folder without permissions would stay one. */
+static bool
+make_folder(const char *path)
+{
+    if (mkdir(path, 0700) == 0) {
+        struct stat status;
+        return (lstat(path, &status) == 0 && (status.st_mode & 0700) == 0700) || chmod(path, 0700) == 0;
+    }
+    return errno == EEXIST;
+}
+
 const char *
 recorder_make_folder(const struct session *session)
 {
     if (root_in_foreign_home(session->folder)) {
         return "cache folder belongs to another user";
     }
-    if (mkdir(session->folder, 0700) == 0 || errno == EEXIST) {
+    if (make_folder(session->folder)) {
         return NULL;
     }
     /* The cache root and what it lies in, ~/.cache, may be new; a home that isn't there is none that we would make. */
@@ -52,10 +63,10 @@ recorder_make_folder(const struct session *session)
     char *slash = strrchr(above, '/');
     if (slash != NULL && slash != above) {
         *slash = '\0';
-        mkdir(above, 0700);
+        make_folder(above);
     }
-    mkdir(root, 0700);
-    return mkdir(session->folder, 0700) == 0 || errno == EEXIST ? NULL : "cache folder cannot be created";
+    make_folder(root);
+    return make_folder(session->folder) ? NULL : "cache folder cannot be created";
 }
 
 static bool
@@ -91,6 +102,9 @@ append(const struct session *session, const char *line, size_t bytes)
     const char *reason = NULL;
     if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_uid != geteuid()) {
         reason = "the spool is not a file of this user";
+    }
+    else if ((status.st_mode & 0600) != 0600 && fchmod(fd, 0600) != 0) { /* made under a strange umask, just now */
+        reason = "the spool cannot be made this user's";
     }
     else if (status.st_size + (off_t)bytes > PYCDS_SPOOL_LIMIT) {
         reason = "the spool is full";

@@ -58,6 +58,13 @@ check_folder(const char *folder, bool *missing)
     return NULL;
 }
 
+static bool
+is_limited(int resource)
+{
+    struct rlimit limit;
+    return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+}
+
 void
 session_open(struct session *session)
 {
@@ -67,8 +74,7 @@ session_open(struct session *session)
     if (!session->recording) {
         session->record_reason = session->settings.readonly ? "PYCDS_READONLY is set" : reason;
     }
-    struct rlimit space;
-    if (reason == NULL && getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+    if (reason == NULL && (is_limited(RLIMIT_AS) || is_limited(RLIMIT_DATA))) {
         reason = "the address space is limited here"; /* and belongs to the program */
         session->recording = false; /* an image would be of no use, and each run would ask for one again */
         session->record_reason = reason;

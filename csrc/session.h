@@ -41,6 +41,7 @@ struct session {
     pid_t pid; /* of the process that was activated: a fork's child is another */
 
     uint64_t hits, misses, stale;
+    int64_t load_ns; /* time spent in making code objects of hits; counted with PYCDS_LOG only */
     /* what a rebuild would bring: misses of settled files, modules that changed, directories that could not be proved */
     uint64_t worthy_modules, worthy_changes, worthy_directories;
 };

@@ -3,6 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/auxv.h>
+#endif
 #include <unistd.h>
 
 #include "cachedir.h"
@@ -27,14 +30,47 @@ absolute(const char *path, char *out, size_t out_bytes)
     return (size_t)snprintf(out + length, out_bytes - length, "/%s", path) < out_bytes - length;
 }
 
+/* The accelerations that a comma list names. Unknown names mean those of other releases. */
+static unsigned int
+read_skipped(const char *list)
+{
+    static const struct {
+        const char *name;
+        enum acceleration acceleration;
+    } known[] = {{"gc", ACCELERATION_GC}, {"importlib", ACCELERATION_IMPORTLIB}};
+    unsigned int skipped = 0;
+    while (list != NULL && *list != '\0') {
+        size_t length = strcspn(list, ", ");
+        for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+            if (strlen(known[i].name) == length && strncmp(list, known[i].name, length) == 0) {
+                skipped |= known[i].acceleration;
+            }
+        }
+        list += length + (list[length] != '\0');
+    }
+    return skipped;
+}
+
+/* Equal ids are not enough: who starts a program with capabilities of its own (setcap) owns the cache that it would read. */
+static bool
+is_privileged(void)
+{
+#ifdef __linux__
+    if (getauxval(AT_SECURE) != 0) {
+        return true;
+    }
+#endif
+    return getuid() != geteuid() || getgid() != getegid();
+}
+
 void
 settings_read(struct settings *settings, bool ignore_environment)
 {
     memset(settings, 0, sizeof(*settings));
     settings->disabled = is_set(getenv("PYCDS_DISABLE"));
-    settings->ids_differ = getuid() != geteuid() || getgid() != getegid();
+    settings->privileged = is_privileged();
     const char *root = NULL;
-    if (!ignore_environment && !settings->ids_differ) {
+    if (!ignore_environment && !settings->privileged) {
         settings->readonly = is_set(getenv("PYCDS_READONLY"));
         settings->log = is_set(getenv("PYCDS_LOG"));
         const char *validate = getenv("PYCDS_VALIDATE");
@@ -42,6 +78,7 @@ settings_read(struct settings *settings, bool ignore_environment)
         if (validate != NULL && validate[0] != '\0' && !settings->trust && strcmp(validate, "stat") != 0) {
             settings->unknown_validate = validate;
         }
+        settings->skipped = read_skipped(getenv("PYCDS_SKIP"));
         root = getenv("PYCDS_CACHE_DIR");
     }
     bool found = root != NULL && root[0] != '\0' ? absolute(root, settings->cache_root, sizeof(settings->cache_root))

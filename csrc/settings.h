@@ -4,17 +4,23 @@
 
 #include <stdbool.h>
 
+enum acceleration {
+    ACCELERATION_GC = 1, /* fewer automatic collections during imports */
+    ACCELERATION_IMPORTLIB = 2, /* importlib's helpers in C */
+};
+
 struct settings {
     bool disabled; /* PYCDS_DISABLE: honoured always */
     bool readonly; /* PYCDS_READONLY: use, never write or spawn */
     bool trust; /* PYCDS_VALIDATE=trust: no file checks */
     bool log; /* PYCDS_LOG=1: a summary on stderr at exit */
-    bool ids_differ; /* real and effective user or group: a setuid program */
+    unsigned int skipped; /* PYCDS_SKIP: accelerations to leave out, bits of enum acceleration */
+    bool privileged; /* the program may more than who started it: set-uid, set-gid, or a file's capabilities */
     const char *unknown_validate; /* PYCDS_VALIDATE with a value that means nothing (then as "stat"); or NULL */
     char cache_root[4096]; /* "" if there is none */
 };
 
-/* Reads the variables. `ignore_environment`: -E or -I; like them, differing real and effective ids leave only
+/* Reads the variables. `ignore_environment`: -E or -I; like them, a privileged program leaves only
    PYCDS_DISABLE in force. Never fails. */
 void settings_read(struct settings *settings, bool ignore_environment);
 

@@ -5,7 +5,17 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "native_decode.h"
 #include "session.h"
+
+/* The native encoding in this interpreter: see decode_native() in archive_loader.c. */
+struct native_use {
+    enum { NATIVE_DUE, NATIVE_OPEN, NATIVE_REFUSED } progress;
+#if NATIVE_SUPPORTED
+    struct native_context context; /* if open */
+    unsigned char *decoded; /* a bit for each module of the image; owned */
+#endif
+};
 
 /* A class of importlib whose methods our shortcuts stand in for. While its version tag is the one of the last check,
    nothing in it was replaced (CPython sets a new tag at every change: Objects/typeobject.c, PyType_Modified). */
@@ -43,7 +53,25 @@ struct guarded_global {
 /* The strings that we look things up with. */
 struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
-        *get_code, *cache_tag;
+        *get_code, *cache_tag, *path_cache, *path_mtime;
+};
+
+/* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
+struct shortcut_strings {
+    PyObject *dunder_name, *dunder_loader, *dunder_package, *dunder_spec, *dunder_path, *dunder_file, *dunder_cached;
+};
+
+#define SHORTCUT_FINDERS 2
+
+struct shortcuts {
+    bool tried, installed;
+    bool aside; /* installed, but what was replaced is back for the time being */
+    PyObject *globals; /* dictionary of importlib._bootstrap */
+    PyObject *plain_manager, *plain_init_module_attrs, *plain_find_spec; /* what was replaced */
+    PyObject *get_module_lock, *module_locks; /* importlib._bootstrap's */
+    PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
+    struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
+    struct shortcut_strings strings;
 };
 
 /* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
@@ -57,6 +85,7 @@ struct path_entry {
     const struct directory_record *directory; /* NULL: always ask the finder */
     const struct listing *listing;
     bool proved; /* its listing was proved in this process, once at least */
+    bool finder_behind; /* proved, and its FileFinder was not told what plain Python's would know by now */
     bool noted; /* recorded as a miss already */
 };
 
@@ -87,10 +116,16 @@ typedef struct {
     struct guarded_global globals[GUARDED_GLOBALS];
     struct interned strings;
 
+    struct native_use native;
+    struct shortcuts shortcuts;
+
+    enum { OBSERVERS_DUE, OBSERVERS_KNOWN, OBSERVERS_UNKNOWN } observers; /* can native_is_observed() be asked? */
+
     /* path entries met so far: finder -> index into the array */
     PyObject *entry_index; /* owned dict */
     struct path_entry *entries; /* owned */
     size_t entry_count, entry_capacity;
+    bool finders_are_behind; /* finder_behind of one of them at least */
     size_t current_directory; /* index + 1 of the entry that "" in sys.path stood for last */
 } loader_state;
 
@@ -112,11 +147,21 @@ bool prepare_search(loader_state *state);
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
 
+/* finder.c: the finder's find_spec(name, path). */
+PyObject *finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path);
+
+/* Is there something that would tell by which way an import is made: audit hooks, profilers, tracers, tracemalloc, a
+   near recursion limit? Then everything goes the ordinary way, too. */
+bool import_is_observed(loader_state *state);
+
 /* finder.c: the finder's type. New reference. */
 PyObject *make_finder_type(PyObject *module);
 
 /* archive_loader.c: the class of the loader of hits, made when the first one is needed. Borrowed. */
 PyObject *loader_type(loader_state *state);
+
+/* archive_loader.c: frees what the decoder keeps, but for the objects that it made. */
+void loader_clear(loader_state *state);
 
 /* Forgets the path entries. */
 void finder_clear(loader_state *state);

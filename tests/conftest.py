@@ -72,11 +72,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # Most of a test is waiting, for files to be two seconds old or for rebuilders, so several workers of pytest-xdist share two
 # cores well. Each worker makes its own wheel and venv for an interpreter: a test file and version is one worker's.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        version = callspec.params.get("interpreter", "") if callspec else ""
-        item.add_marker(pytest.mark.xdist_group(f"{version} {item.path.name in HALF}"))
+# (--dist loadgroup would do, but for pytest 9.2, whose ids its marks don't reach.)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByInterpreter(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            version = re.search(r"[\[-](3\.\d+)[\]-]", test)
+            return f"{version[1] if version else ''} {Path(file).name in HALF}"
+
+    return ByInterpreter(config, log)
 
 
 HALF = {"test_changes.py", "test_patches.py", "test_rebuild.py", "test_cachedir.py"}  # of the time, about

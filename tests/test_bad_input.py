@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support import PROBE, REPOSITORY, Result, User, Venv, age, processes_with, same, until, write
+from layouts import DIRECTORY, DIRECTORY_BYTES, HEADER, HEADER_BYTES, MODULE, MODULE_BYTES, header_of, with_field
+from support import PROBE, Result, User, Venv, age, processes_with, same, until, write
 
 PROGRAM = """\
 import probe
@@ -22,31 +23,6 @@ import lib.m
 print(json.dumps([lib.m.VALUE]), decimal.Decimal("1.5"), email.message.Message().keys(), csv.QUOTE_ALL)
 probe.show("lib", "lib.m")
 """
-
-WIDTHS = {"char": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "int64_t": 8}
-
-
-def layout(struct: str) -> tuple[dict[str, tuple[int, int]], int]:
-    """Offset and width of each member of a struct of image.h, read from there, and the struct's size."""
-    text = (REPOSITORY / "csrc/image.h").read_text()
-    body = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", text, re.M | re.S)[1]
-    at, members, widest = 0, {}, 1
-    for kind, name, count in re.findall(r"^ +(\w+) (\w+)(?:\[(\d+)\])?;", body, re.M):
-        width = WIDTHS[kind]
-        at = -(-at // width) * width
-        members[name] = (at, width * int(count or 1))
-        at += width * int(count or 1)
-        widest = max(widest, width)
-    return members, -(-at // widest) * widest
-
-
-HEADER, HEADER_BYTES = layout("image_header")
-MODULE, MODULE_BYTES = layout("module_record")
-DIRECTORY, DIRECTORY_BYTES = layout("directory_record")
-
-
-def header_of(image: bytes) -> dict[str, int]:
-    return {name: int.from_bytes(image[at : at + width], "little") for name, (at, width) in HEADER.items()}
 
 
 class Stock:
@@ -230,12 +206,6 @@ def test_forging_nothing_changes_nothing(stock: Stock, own: User) -> None:
 
 
 EXTREMES = [0, 0x7FFFFFFFFFFFFFF0, 0xFFFFFFFFFFFFFFFF]
-
-
-def with_field(image: bytes, offset: int, width: int, value: int) -> bytes:
-    changed = bytearray(image)
-    changed[offset : offset + width] = value.to_bytes(width, "little")
-    return bytes(changed)
 
 
 @pytest.mark.one_interpreter

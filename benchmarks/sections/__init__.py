@@ -4,7 +4,19 @@ from collections.abc import Callable
 
 from benchmarks.bench import Bench
 from benchmarks.report import Table
-from benchmarks.sections import empty_run, first_run, image_size, import_time, process_time, system_calls, without_pycs
+from benchmarks.sections import (
+    empty_run,
+    exit_time,
+    first_run,
+    image_size,
+    import_time,
+    load_time,
+    memory,
+    process_time,
+    steady_work,
+    system_calls,
+    without_pycs,
+)
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "import": import_time.tables,
@@ -14,4 +26,8 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "syscalls": system_calls.tables,
     "image": image_size.tables,
     "first": first_run.tables,
+    "load": load_time.tables,
+    "exit": exit_time.tables,
+    "memory": memory.tables,
+    "steady": steady_work.tables,
 }

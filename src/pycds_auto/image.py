@@ -13,9 +13,12 @@ from typing import NamedTuple
 from ._loader import checksum, inspect_image
 
 MAGIC = b"\x89PYCDS\r\n"
-FORMAT = 1
+FORMAT = 2
 BYTE_ORDER = 0x01020304
 ENCODING_MARSHAL = 1
+ENCODING_NATIVE = 2
+NATIVE_REVISION = 1
+"""csrc/native_format.h"""
 
 LEFT_OUT = 1
 """Flag of a module or directory that the rebuilder looked at and left to plain Python."""
@@ -29,7 +32,7 @@ NAME_BYTECODE = 4
 NAME_UNCERTAIN = 8
 NAME_EXTENSION_SHIFT = 8
 
-_HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ")
+_HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ QQQ")
 _MODULE = struct.Struct("=QQQIIqqQQQQQ")
 _DIRECTORY = struct.Struct("=QQQIIqqQQQQQ")
 _LISTING = struct.Struct("=II")
@@ -125,8 +128,20 @@ def _listing(directory: Directory, modules: dict[str, int], directories: dict[st
     return b"".join([_LISTING.pack(len(table) // 4, len(encoded)), table, *records, *texts])
 
 
-def build(identity: str, modules: Iterable[Module], directories: Iterable[Directory], aged_ns: int) -> bytes:
-    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch). Paths are unique and absolute, directories without a trailing slash ("" is the root)."""
+class Encoding(NamedTuple):
+    """What the payloads of an image are (ENCODING_MARSHAL or ENCODING_NATIVE), the shared table that native ones belong
+    to, and how many modules came or went since that was made as a whole."""
+
+    kind: int
+    table: bytes | memoryview = b""
+    table_age: int = 0
+
+
+def build(
+    identity: str, modules: Iterable[Module], directories: Iterable[Directory], aged_ns: int, encoding: Encoding
+) -> bytes:
+    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch). Paths are unique and
+    absolute, directories without a trailing slash ("" is the root)."""
     modules, directories = list(modules), list(directories)
     identity_text = identity.encode()
     start = _HEADER.size + len(identity_text)
@@ -143,6 +158,7 @@ def build(identity: str, modules: Iterable[Module], directories: Iterable[Direct
     module_records_at = file.align()
     directory_records_at = module_records_at + _aligned(_MODULE.size * len(modules))
     tail = _File(directory_records_at + _aligned(_DIRECTORY.size * len(directories)))
+    shared_table = tail.block(encoding.table)
     module_text = [tail.text(path) for path in module_paths]
     directory_text = [tail.text(path) for path in directory_paths]
     directory_records = []
@@ -168,9 +184,11 @@ def build(identity: str, modules: Iterable[Module], directories: Iterable[Direct
     file.align()
     body = file.content() + tail.content()
     fields = [
-        MAGIC, FORMAT, BYTE_ORDER, tail.size, 0, _HEADER.size, len(identity_text), time.time_ns(), aged_ns, ENCODING_MARSHAL,
-        len(modules), len(directories), len(module_table_bytes) // 4, len(directory_table_bytes) // 4, 0,
+        MAGIC, FORMAT, BYTE_ORDER, tail.size, 0, _HEADER.size, len(identity_text), time.time_ns(), aged_ns, encoding.kind,
+        len(modules), len(directories), len(module_table_bytes) // 4, len(directory_table_bytes) // 4,
+        NATIVE_REVISION if encoding.kind == ENCODING_NATIVE else 0,
         module_table, module_records_at, directory_table, directory_records_at, checksum(body),
+        shared_table, len(encoding.table), encoding.table_age,
     ]  # fmt: skip
     fields[4] = checksum(_HEADER.pack(*fields) + identity_text)
     return _HEADER.pack(*fields) + identity_text + body
@@ -191,6 +209,7 @@ class Image(NamedTuple):
     modules: dict[str, Module]
     directories: dict[str, Directory]
     aged_ns: int
+    encoding: Encoding
     content: bytes
 
 
@@ -201,8 +220,9 @@ def read(path: str, identity: str) -> Image:
         content = file.read()
     fields = _HEADER.unpack_from(content)
     aged_ns, module_count, directory_count = fields[8], fields[10], fields[11]
-    modules_at, directories_at = fields[16], fields[18]
+    modules_at, directories_at, (table, table_bytes, table_age) = fields[16], fields[18], fields[20:23]
     view = memoryview(content)
+    encoding = Encoding(fields[9], view[table : table + table_bytes], table_age)
     modules, directories = {}, {}
     try:
         for module in _read_modules(view, modules_at, module_count):
@@ -211,7 +231,7 @@ def read(path: str, identity: str) -> Image:
             directories[directory.path] = directory
     except struct.error as error:  # replaced between the two openings by something else
         raise ValueError("image damaged") from error
-    return Image(modules, directories, aged_ns, content)
+    return Image(modules, directories, aged_ns, encoding, content)
 
 
 def _read_modules(view: memoryview, at: int, count: int) -> Iterator[Module]:

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import image, snapshot, spool
+from . import image, native, snapshot, spool
+from ._loader import native_reason
 
 MOST_BYTES = 512 * 1024 * 1024
 """Code beyond this many bytes is not archived."""
@@ -37,6 +38,9 @@ FORGET_SECONDS = 7 * 24 * 3600
 
 SETTLE_ROUNDS = 3
 """How often the young files are looked at again before they are left for the next rebuild."""
+
+NOT_ENCODED = "not encoded: "
+"""How the reason begins for a module that the native encoding can't hold, or that differed when decoded again."""
 
 FOLDER_NAME = re.compile(r"[\w.-]+-[0-9a-f]{16}")
 OWN_FILE = re.compile(r"image-\w+\.pycds|misses\.(spool|folding)|lock|state\.json|\.tmp-[\w.-]+")
@@ -162,6 +166,7 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
         [*old.modules, *(miss.path for miss in misses if miss.kind == spool.MODULE)]
     )
     modules, reasons = _collect_modules(old, list(paths), settle, progress)
+    modules, encoding = _encode(old, modules, reasons)
     folders = dict.fromkeys(
         [
             *old.directories,
@@ -175,11 +180,14 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     directories |= _collect_directories([path for path in beside if path not in directories], settle=False)
     good = [path for path, module in modules.items() if not module.flags & image.LEFT_OUT]
     before = [path for path, module in found.modules.items() if not module.flags & image.LEFT_OUT]
-    added = sum(path not in old.modules or modules[path] is not old.modules[path] for path in good)
+    added = sum(path not in old.modules or not _same_source(modules[path], old.modules[path]) for path in good)
     dropped = sum(path not in modules for path in before)
     changed = found.content == b"" or modules != found.modules or directories != found.directories
     if changed and (good or found.content):
-        _write(place.image_path, image.build(place.identity, modules.values(), directories.values(), old.aged_ns))
+        _write(
+            place.image_path,
+            image.build(place.identity, modules.values(), directories.values(), old.aged_ns, encoding),
+        )
     else:
         changed = False
     return Result(len(good), added, dropped, reasons, 0.0, place.image_path, changed)
@@ -199,7 +207,7 @@ def _read_old(place: Place) -> image.Image:
         pass
     except (ValueError, OSError):
         pass  # damaged, or of another build of the interpreter: what it held comes back as misses
-    return image.Image({}, {}, time.time_ns(), b"")
+    return image.Image({}, {}, time.time_ns(), image.Encoding(image.ENCODING_MARSHAL), b"")
 
 
 def _age(old: image.Image, used: set[str], now_ns: int) -> image.Image:
@@ -252,6 +260,52 @@ def _collect_modules(
             break
         time.sleep(snapshot.SETTLE_SECONDS)
     return {path: modules[path] for path in paths if path in modules}, reasons
+
+
+def _same_source(one: image.Module, other: image.Module) -> bool:
+    return one._replace(payload=b"") == other._replace(payload=b"")
+
+
+def _encode(
+    old: image.Image, modules: dict[str, image.Module], reasons: dict[str, str]
+) -> tuple[dict[str, image.Module], image.Encoding]:
+    """The modules with payloads of the best encoding that this interpreter can use; those taken over from the old image
+    have its encoding, the others marshal's. What can't be encoded is left out, with the reason in ``reasons``.
+
+    New modules make the shared table grow at its end, so that what is there stays as it is. Entries that nobody needs any
+    more, and strings that only new modules have in common, are put right by encoding all anew now and then.
+    """
+    kind = image.ENCODING_MARSHAL if native_reason() else image.ENCODING_NATIVE
+    taken = [path for path, module in modules.items() if _is_taken_over(old, module)]
+    came = [path for path, module in modules.items() if module.payload and not _is_taken_over(old, module)]
+    table_age = old.encoding.table_age + len(came) + len(old.modules.keys() - modules.keys())
+    anew = kind != old.encoding.kind or 2 * table_age > len(modules)
+    if taken and anew:
+        # Without what is being encoded anew for: its marshal form is in pyc and source.
+        again, more_reasons = _collect_modules(old._replace(modules={}), taken, False, None)
+        unread = set(taken) - again.keys()  # gone meanwhile
+        modules = {
+            path: again[path]._replace(flags=again[path].flags | module.flags & image.AGED) if path in again else module
+            for path, module in modules.items()
+            if path not in unread
+        }
+        reasons |= more_reasons
+        came = [path for path, module in modules.items() if module.payload]
+    if kind == image.ENCODING_MARSHAL:
+        return modules, image.Encoding(kind)
+    table, streams = native.encode([bytes(modules[path].payload) for path in came], b"" if anew else old.encoding.table)
+    for path, stream in zip(came, streams):
+        if isinstance(stream, str):
+            reasons[path] = f"{NOT_ENCODED}{stream}"
+            modules[path] = modules[path]._replace(flags=image.LEFT_OUT, payload=b"")
+        else:
+            modules[path] = modules[path]._replace(payload=stream)
+    return modules, image.Encoding(kind, table, 0 if anew else table_age)
+
+
+def _is_taken_over(old: image.Image, module: image.Module) -> bool:
+    known = old.modules.get(module.path)
+    return known is module and not module.flags & image.LEFT_OUT
 
 
 def _collect_directories(paths: list[str], settle: bool) -> dict[str, image.Directory]:
@@ -422,6 +476,7 @@ def main() -> None:
     """Entry of the detached process: ``sys.argv[1:]`` is package folder, cache folder, variant, prefix, identity."""
     _, folder, variant, prefix, identity, *worker = sys.argv[1:]
     sys.dont_write_bytecode = True
+    os.umask(0o077)  # not the program's, which may leave nothing of a mode
     place = Place(folder, variant, prefix, identity)
     if worker == ["--worker"]:
         fold(place, settle=False)

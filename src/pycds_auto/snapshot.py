@@ -9,6 +9,7 @@ import os
 import stat
 import time
 import warnings
+from types import CodeType
 
 from .image import (
     LEFT_OUT,
@@ -23,6 +24,9 @@ from .image import (
 
 SETTLE_SECONDS = 2.0
 """A file or directory younger than this may change again without its times showing it: it is not believed."""
+
+_PYC_HEADER = 16
+"""Bytes before the code in a pyc (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 
 CLOCK_TICK_NS = 10_000_000
 """The step of the clock that file times are taken from, at most (a kernel with 100 ticks a second)."""
@@ -44,6 +48,34 @@ def age(status: os.stat_result, now: float) -> float:
     return min(now - status.st_mtime, now - status.st_ctime)
 
 
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Remembers the pyc that get_code took the code from, and writes none."""
+
+    bytecode: bytes | None = None
+
+    def get_data(self, path: str) -> bytes:
+        data = super().get_data(path)
+        if path != self.path:
+            self.bytecode = data
+        return data
+
+    def source_to_code(self, data, path, *, _optimize=-1):
+        self.bytecode = None  # it was no good
+        return super().source_to_code(data, path, _optimize=_optimize)
+
+    def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
+        pass
+
+    def marshalled(self, code: CodeType) -> bytes:
+        """The code get_code gave, in marshal's form: as in the pyc where it came from one, since what is marshalled
+        again may differ in what no program should look at (the order of a frozenset's items)."""
+        if self.bytecode is not None:
+            payload = self.bytecode[_PYC_HEADER:]
+            if marshal.loads(payload).co_filename == code.co_filename:  # else the pyc was made elsewhere
+                return payload
+        return marshal.dumps(code)
+
+
 def module(path: str) -> Module:
     """The code of a source file, as SourceFileLoader.get_code gives it in this interpreter.
 
@@ -60,9 +92,9 @@ def module(path: str) -> Module:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            loader = importlib.machinery.SourceFileLoader(name, path)
+            loader = _Loader(name, path)
             code = loader.get_code(name)
-            payload = marshal.dumps(code)
+            payload = loader.marshalled(code)
             if caught:
                 raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
             if _pyc_may_be_wrong(path, before) and code != loader.source_to_code(loader.get_data(path), path):

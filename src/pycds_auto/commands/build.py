@@ -184,6 +184,7 @@ def _run_program(program: Sequence[str]) -> int:
 
 def _fold(state: dict) -> list[str]:
     """Folds what is recorded into the image; returns what to tell about it."""
+    os.umask(0o077)  # one that leaves nothing of a mode would leave an archive that nobody can read
     progress = text.Progress("building the archive")
     try:
         result = _rebuild(state, progress)

@@ -6,6 +6,7 @@ import stat
 from typing import NamedTuple
 
 from .. import __version__, _loader, spool
+from ..rebuild import NOT_ENCODED
 from . import text
 
 LEFT_OUT_SHOWN = 5  # modules named by the text form
@@ -136,7 +137,9 @@ def _lines(findings: _Findings) -> list[str]:
     if state["unknown_validate"]:
         say("validation", f"PYCDS_VALIDATE={state['unknown_validate']} means nothing; it is stat or trust")
     if left_out:
-        say("left out", f"{text.count(len(left_out), 'module')}, imported the ordinary way")
+        refused = sum(reason.startswith(NOT_ENCODED) for reason in left_out.values())
+        told = f", {refused:,} of them not encoded" if refused else ""
+        say("left out", f"{text.count(len(left_out), 'module')}, imported the ordinary way{told}")
         for path, reason in list(left_out.items())[:LEFT_OUT_SHOWN]:
             say("", f"{path}: {reason}")
         if len(left_out) > LEFT_OUT_SHOWN:
@@ -151,6 +154,8 @@ def _archive_line(findings: _Findings) -> str:
         told_by_the_headline = not findings.state["active"] and findings.doubt == findings.reason
         return "none" if told_by_the_headline else f"none: {findings.doubt}"
     figures = f"{text.count(image['modules'], 'module')}, {text.size(image['bytes'])}, {image['encoding']} encoding"
+    if image["encoding"] == "marshal" and (reason := _loader.native_reason()):
+        figures += f" (not native: {reason})"
     return f"{figures}, built {text.when(image['built'])}"
 
 

@@ -1,0 +1,566 @@
+#ifndef Py_BUILD_CORE
+#define Py_BUILD_CORE 1
+#endif
+#include "native_layout.h"
+
+#if NATIVE_SUPPORTED
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter" /* in CPython's headers, from 3.14 on */
+#include <internal/pycore_code.h>
+#if PY_VERSION_HEX < 0x030e0000
+#include <internal/pycore_frame.h>
+#else
+#include <internal/pycore_interpframe.h>
+#endif
+#include <internal/pycore_gc.h>
+#include <internal/pycore_interp.h>
+#include <internal/pycore_runtime.h>
+#pragma GCC diagnostic pop
+
+#ifdef __linux__
+#include <link.h>
+#endif
+#include <stdlib.h>
+#include <string.h>
+
+/* Include/internal/pycore_runtime_init.h, _PyRuntimeState_INIT */
+#if PY_VERSION_HEX < 0x030d0000
+#define DEFAULT_YOUNG_THRESHOLD 700
+#else
+#define DEFAULT_YOUNG_THRESHOLD 2000
+#endif
+
+/* ---- all versions ---- */
+
+_Static_assert(sizeof(_Py_CODEUNIT) == NATIVE_UNIT_BYTES, "the stream has code units of that size");
+
+struct local_counts {
+    int locals, plain_cells, cells, free;
+};
+
+/* As Objects/codeobject.c, get_localsplus_counts (3.11 to 3.15), counts kinds of local variables. */
+static struct local_counts
+count_locals(const unsigned char *kinds, Py_ssize_t count)
+{
+    struct local_counts counts = {0, 0, 0, 0};
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (kinds[i] & CO_FAST_LOCAL) {
+            counts.locals++;
+            counts.cells += (kinds[i] & CO_FAST_CELL) != 0;
+        }
+        else if (kinds[i] & CO_FAST_CELL) {
+            counts.cells++;
+            counts.plain_cells++;
+        }
+        else if (kinds[i] & CO_FAST_FREE) {
+            counts.free++;
+        }
+    }
+    return counts;
+}
+
+/* The checks of Objects/codeobject.c, _PyCode_Validate (3.11 to 3.15). */
+static bool
+parts_fit(const struct native_code_parts *parts, struct local_counts *counts)
+{
+    const int *numbers = parts->numbers;
+    PyObject *const *objects = parts->objects;
+    int signs = numbers[NATIVE_ARGCOUNT] | numbers[NATIVE_POSONLYARGCOUNT] | numbers[NATIVE_KWONLYARGCOUNT]
+                | numbers[NATIVE_STACKSIZE] | numbers[NATIVE_FLAGS] | numbers[NATIVE_FIRSTTRACEABLE];
+    if (signs < 0 || numbers[NATIVE_ARGCOUNT] < numbers[NATIVE_POSONLYARGCOUNT] || numbers[NATIVE_STACKSIZE] > INT_MAX / 16
+        || parts->units <= 0 || parts->units > INT_MAX / 2 || numbers[NATIVE_FIRSTTRACEABLE] > parts->units
+        || !PyTuple_CheckExact(objects[NATIVE_CONSTS]) || !PyTuple_CheckExact(objects[NATIVE_NAMES])
+        || !PyTuple_CheckExact(objects[NATIVE_LOCALSPLUSNAMES]) || !PyBytes_CheckExact(objects[NATIVE_LOCALSPLUSKINDS])
+        || PyTuple_GET_SIZE(objects[NATIVE_LOCALSPLUSNAMES]) != PyBytes_GET_SIZE(objects[NATIVE_LOCALSPLUSKINDS])
+        || PyTuple_GET_SIZE(objects[NATIVE_LOCALSPLUSNAMES]) > INT_MAX / 16
+        || !PyUnicode_CheckExact(objects[NATIVE_FILENAME]) || !PyUnicode_CheckExact(objects[NATIVE_NAME])
+        || !PyUnicode_CheckExact(objects[NATIVE_QUALNAME]) || !PyBytes_CheckExact(objects[NATIVE_LINETABLE])
+        || !PyBytes_CheckExact(objects[NATIVE_EXCEPTIONTABLE])) {
+        return false;
+    }
+    *counts = count_locals(
+        (const unsigned char *)PyBytes_AS_STRING(objects[NATIVE_LOCALSPLUSKINDS]),
+        PyBytes_GET_SIZE(objects[NATIVE_LOCALSPLUSKINDS]));
+    int64_t named = (int64_t)numbers[NATIVE_ARGCOUNT] + numbers[NATIVE_KWONLYARGCOUNT]
+                    + ((numbers[NATIVE_FLAGS] & CO_VARARGS) != 0) + ((numbers[NATIVE_FLAGS] & CO_VARKEYWORDS) != 0);
+    return named <= counts->locals;
+}
+
+/* What every version has alike. */
+static void
+fill_common(PyCodeObject *code, const struct native_code_parts *parts, const struct local_counts *counts)
+{
+    memset(code, 0, NATIVE_CODE_HEAD);
+    native_set_immortal((PyObject *)code);
+    ((PyObject *)code)->ob_type = &PyCode_Type;
+    ((PyVarObject *)code)->ob_size = parts->units;
+    code->co_argcount = parts->numbers[NATIVE_ARGCOUNT];
+    code->co_posonlyargcount = parts->numbers[NATIVE_POSONLYARGCOUNT];
+    code->co_kwonlyargcount = parts->numbers[NATIVE_KWONLYARGCOUNT];
+    code->co_stacksize = parts->numbers[NATIVE_STACKSIZE];
+    code->co_flags = parts->numbers[NATIVE_FLAGS];
+    code->co_firstlineno = parts->numbers[NATIVE_FIRSTLINENO];
+    code->_co_firsttraceable = parts->numbers[NATIVE_FIRSTTRACEABLE];
+    code->co_nlocalsplus = (int)PyTuple_GET_SIZE(parts->objects[NATIVE_LOCALSPLUSNAMES]);
+    code->co_nlocals = counts->locals;
+    code->co_ncellvars = counts->cells;
+    code->co_nfreevars = counts->free;
+    code->co_consts = parts->objects[NATIVE_CONSTS];
+    code->co_names = parts->objects[NATIVE_NAMES];
+    code->co_localsplusnames = parts->objects[NATIVE_LOCALSPLUSNAMES];
+    code->co_localspluskinds = parts->objects[NATIVE_LOCALSPLUSKINDS];
+    code->co_filename = parts->objects[NATIVE_FILENAME];
+    code->co_name = parts->objects[NATIVE_NAME];
+    code->co_qualname = parts->objects[NATIVE_QUALNAME];
+    code->co_linetable = parts->objects[NATIVE_LINETABLE];
+    code->co_exceptiontable = parts->objects[NATIVE_EXCEPTIONTABLE];
+}
+
+void
+native_code_take_apart(PyCodeObject *code, struct native_code_parts *parts)
+{
+    *parts = (struct native_code_parts){
+        .numbers =
+            {
+                [NATIVE_ARGCOUNT] = code->co_argcount,
+                [NATIVE_POSONLYARGCOUNT] = code->co_posonlyargcount,
+                [NATIVE_KWONLYARGCOUNT] = code->co_kwonlyargcount,
+                [NATIVE_STACKSIZE] = code->co_stacksize,
+                [NATIVE_FLAGS] = code->co_flags,
+                [NATIVE_FIRSTLINENO] = code->co_firstlineno,
+                [NATIVE_FIRSTTRACEABLE] = code->_co_firsttraceable,
+            },
+        .units = Py_SIZE(code),
+        .objects =
+            {
+                [NATIVE_CONSTS] = code->co_consts,
+                [NATIVE_NAMES] = code->co_names,
+                [NATIVE_LOCALSPLUSNAMES] = code->co_localsplusnames,
+                [NATIVE_LOCALSPLUSKINDS] = code->co_localspluskinds,
+                [NATIVE_FILENAME] = code->co_filename,
+                [NATIVE_NAME] = code->co_name,
+                [NATIVE_QUALNAME] = code->co_qualname,
+                [NATIVE_LINETABLE] = code->co_linetable,
+                [NATIVE_EXCEPTIONTABLE] = code->co_exceptiontable,
+            },
+    };
+}
+
+#define DIFFERENT(field) (one->field != other->field)
+
+static const char *
+difference_common(PyCodeObject *one, PyCodeObject *other)
+{
+    if (Py_SIZE(one) != Py_SIZE(other)
+        || memcmp(one->co_code_adaptive, other->co_code_adaptive, (size_t)Py_SIZE(one) * sizeof(_Py_CODEUNIT)) != 0) {
+        return "adaptive code";
+    }
+    if (DIFFERENT(co_argcount) || DIFFERENT(co_posonlyargcount) || DIFFERENT(co_kwonlyargcount)) {
+        return "argument counts";
+    }
+    if (DIFFERENT(co_flags) || DIFFERENT(co_stacksize) || DIFFERENT(co_firstlineno)) {
+        return "flags, stack size or first line";
+    }
+    if (DIFFERENT(co_nlocalsplus) || DIFFERENT(co_nlocals) || DIFFERENT(co_ncellvars) || DIFFERENT(co_nfreevars)) {
+        return "counts of local variables";
+    }
+    if (DIFFERENT(_co_firsttraceable) || DIFFERENT(co_weakreflist) || DIFFERENT(co_extra)) {
+        return "first traceable instruction, weak references or extra";
+    }
+    return NULL;
+}
+
+#ifdef __linux__
+
+/* dl_iterate_phdr calls this for the program itself first: does it lie where it was linked to lie, with `bytes` in it? */
+static int
+find_in_program(struct dl_phdr_info *program, size_t size, void *found)
+{
+    (void)size;
+    for (int i = 0; program->dlpi_addr == 0 && i < program->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &program->dlpi_phdr[i];
+        uintptr_t offset = (uintptr_t)&PyBytes_Type - segment->p_vaddr;
+        if (segment->p_type == PT_LOAD && offset < segment->p_memsz) {
+            *(bool *)found = true;
+        }
+    }
+    return 1;
+}
+
+#endif
+
+/* ---- automatic collections, 3.11 to 3.13 ---- */
+#if PY_VERSION_HEX < 0x030e0000
+
+/* Include/internal/pycore_gc.h, struct _gc_runtime_state: an allocation counts generations[0].count up, and above the
+   threshold it collects (Modules/gcmodule.c, gc_alloc and _PyObject_GC_Link, 3.11; _PyObject_GC_Link there, 3.12, and in
+   Python/gc.c, 3.13: it schedules the collection). A deallocation counts down only what is above zero (PyObject_GC_Del). */
+
+#define POSTPONED_ALLOCATIONS 50000
+
+void
+native_layout_postpone_collection(const struct native_layout *layout)
+{
+    struct _gc_runtime_state *collector = &layout->interpreter->gc;
+    if (layout->young_threshold != 0 && collector->enabled
+        && collector->generations[0].threshold == layout->young_threshold
+        && collector->generations[0].count > -POSTPONED_ALLOCATIONS) {
+        collector->generations[0].count = -POSTPONED_ALLOCATIONS;
+    }
+}
+
+/* Is the collector's state where the headers had it? Then allocating and freeing an object shows in it, and so does
+   switching it off. The threshold is taken for the program's own wish unless it is the interpreter's first. */
+static void
+check_collector(struct native_layout *layout)
+{
+    struct _gc_runtime_state *collector = &layout->interpreter->gc;
+    layout->young_threshold = 0;
+    if (!PyGC_IsEnabled() || !collector->enabled) {
+        return;
+    }
+    PyGC_Disable();
+    int before = collector->generations[0].count;
+    bool sound = !collector->enabled && before >= 0;
+    PyObject *object = PyTuple_New(100); /* longer than those that are kept for another use */
+    sound = sound && object != NULL && collector->generations[0].count == before + 1;
+    Py_XDECREF(object);
+    sound = sound && collector->generations[0].count == before;
+    PyGC_Enable();
+    PyErr_Clear();
+    if (sound && collector->enabled && collector->generations[0].threshold == DEFAULT_YOUNG_THRESHOLD) {
+        layout->young_threshold = DEFAULT_YOUNG_THRESHOLD;
+    }
+}
+
+#else
+
+/* 3.14 began with another collector than it went on with (Include/internal/pycore_interp_structs.h of 3.14.0 has
+   struct _gc_runtime_state with `young`, that of 3.14.10 with `generations`): left alone. */
+void
+native_layout_postpone_collection(const struct native_layout *layout)
+{
+    (void)layout;
+}
+
+static void
+check_collector(struct native_layout *layout)
+{
+    layout->young_threshold = 0;
+}
+
+#endif
+
+/* The checks that every version needs. */
+static const char *
+check_common(struct native_layout *layout)
+{
+    /* Py_GetVersion: "3.11.7 (main, ...". A stable-looking file name doesn't keep anyone from loading this elsewhere. */
+    char *rest = NULL;
+    const char *version = Py_GetVersion();
+    long major = strtol(version, &rest, 10);
+    long minor = *rest == '.' ? strtol(rest + 1, &rest, 10) : -1;
+    if (major != PY_MAJOR_VERSION || minor != PY_MINOR_VERSION) {
+        return "interpreter of another version than the extension was compiled for";
+    }
+    if (PyCode_Type.tp_basicsize != (Py_ssize_t)NATIVE_CODE_HEAD || PyCode_Type.tp_itemsize != sizeof(_Py_CODEUNIT)
+        || PyType_HasFeature(&PyCode_Type, Py_TPFLAGS_HAVE_GC)) {
+        return "layout of code objects is not the expected one";
+    }
+    if (PyTuple_Type.tp_basicsize != (Py_ssize_t)offsetof(PyTupleObject, ob_item)
+        || PyTuple_Type.tp_itemsize != sizeof(PyObject *) || !PyType_HasFeature(&PyTuple_Type, Py_TPFLAGS_HAVE_GC)
+        || PyBytes_Type.tp_basicsize != (Py_ssize_t)offsetof(PyBytesObject, ob_sval) + 1
+        || PyFloat_Type.tp_basicsize != sizeof(PyFloatObject) || PyComplex_Type.tp_basicsize != sizeof(PyComplexObject)
+        || PyUnicode_Type.tp_basicsize != sizeof(PyUnicodeObject)) {
+        return "layout of constants is not the expected one";
+    }
+    layout->interpreter = PyInterpreterState_Get();
+    layout->fixed_types = false;
+#ifdef __linux__
+    dl_iterate_phdr(find_in_program, &layout->fixed_types);
+#endif
+    layout->debug = PySys_GetObject("gettotalrefcount") != NULL;
+    check_collector(layout);
+    return NULL;
+}
+
+/* ---- 3.11 ---- */
+#if PY_VERSION_HEX < 0x030c0000
+
+/* Objects/codeobject.c, init_code (3.11.0 to 3.11.15). The code stays unquickened until it has run eight times
+   (Include/internal/pycore_code.h, QUICKENING_INITIAL_WARMUP_VALUE and _PyCode_Warmup). */
+bool
+native_code_fill(const struct native_layout *layout, PyCodeObject *code, const struct native_code_parts *parts)
+{
+    struct local_counts counts;
+    (void)layout;
+    if (!parts_fit(parts, &counts)) {
+        return false;
+    }
+    fill_common(code, parts, &counts);
+    code->co_nplaincellvars = counts.plain_cells;
+    code->co_warmup = QUICKENING_INITIAL_WARMUP_VALUE;
+    return true;
+}
+
+const char *
+native_code_difference(PyCodeObject *one, PyCodeObject *other)
+{
+    if (DIFFERENT(co_warmup) || DIFFERENT(co_nplaincellvars) || DIFFERENT(_co_linearray_entry_size)
+        || DIFFERENT(_co_linearray) || DIFFERENT(_co_code)) {
+        return "warm-up or caches";
+    }
+    return difference_common(one, other);
+}
+
+bool
+native_layout_may_make_code(const struct native_layout *layout)
+{
+    (void)layout;
+    return true; /* code watchers came with 3.12 */
+}
+
+const char *
+native_layout_check(struct native_layout *layout)
+{
+    return check_common(layout);
+}
+
+/* ---- 3.12 and later ---- */
+#else
+
+/* Functions take over their code's version when they are made, and calls are specialised for one version: code with 0
+   would give each function made of it another number, so that calls of functions made anew again and again (closures,
+   lambdas) are half as fast. */
+
+#if PY_VERSION_HEX < 0x030d0000
+
+/* 3.12: Objects/codeobject.c, init_code, numbers code objects from _Py_next_func_version, which no library exports.
+   Ours count from the middle of the range: it would take 2**31 code objects to meet. For all interpreters of the
+   process, as is the original. */
+static uint32_t
+next_code_version(const struct native_layout *layout)
+{
+    static uint32_t next = (uint32_t)1 << 31;
+    (void)layout;
+    return next == 0 ? 0 : next++;
+}
+
+static const char *
+check_code_version(struct native_layout *layout)
+{
+    (void)layout;
+    return NULL;
+}
+
+#else
+
+/* 3.13 to 3.15: Objects/codeobject.c, init_code. */
+static uint32_t
+next_code_version(const struct native_layout *layout)
+{
+    uint32_t *next = &layout->interpreter->func_state.next_version;
+    return *next == 0 ? 0 : (*next)++;
+}
+
+/* Is the counter where the headers of the compiler's version had it? Patch releases may move it. */
+static const char *
+check_code_version(struct native_layout *layout)
+{
+    for (int i = 0; i < 2; i++) {
+        uint32_t expected = layout->interpreter->func_state.next_version;
+        PyCodeObject *code = PyCode_NewEmpty("", "", 1);
+        if (code == NULL) {
+            PyErr_Clear();
+            return "out of memory";
+        }
+        uint32_t version = code->co_version;
+        Py_DECREF(code);
+        if (version != expected || expected == 0 || layout->interpreter->func_state.next_version != expected + 1) {
+            return "counter of code versions is not where it is expected";
+        }
+    }
+    return NULL;
+}
+
+#endif
+
+/* Objects/codeobject.c, init_code (3.12 to 3.15). The adaptive code was prepared there by _PyCode_Quicken. _co_unique_id
+   (3.14 on) has a meaning in free-threaded builds only, and is left as it comes in others. */
+bool
+native_code_fill(const struct native_layout *layout, PyCodeObject *code, const struct native_code_parts *parts)
+{
+    struct local_counts counts;
+    if (!parts_fit(parts, &counts)) {
+        return false;
+    }
+    fill_common(code, parts, &counts);
+    code->co_framesize = code->co_nlocalsplus + code->co_stacksize + FRAME_SPECIALS_SIZE;
+    code->co_version = next_code_version(layout);
+    return true;
+}
+
+const char *
+native_code_difference(PyCodeObject *one, PyCodeObject *other)
+{
+    if (DIFFERENT(co_framesize) || DIFFERENT(_co_cached) || DIFFERENT(_co_instrumentation_version)
+        || DIFFERENT(_co_monitoring)) {
+        return "frame size, caches or instrumentation";
+    }
+#if PY_VERSION_HEX >= 0x030d0000
+    if (DIFFERENT(co_executors)) {
+        return "executors";
+    }
+#endif
+    return difference_common(one, other);
+}
+
+static int
+ignore_code_event(PyCodeEvent event, PyCodeObject *code)
+{
+    (void)event;
+    (void)code;
+    return 0;
+}
+
+/* Include/internal/pycore_interp.h: a bit for each watcher (PyCode_AddWatcher), which init_code would tell of each new
+   code object. */
+bool
+native_layout_may_make_code(const struct native_layout *layout)
+{
+    return layout->interpreter->active_code_watchers == 0;
+}
+
+/* Is the set of watchers where the headers had it? */
+static const char *
+check_watchers(struct native_layout *layout)
+{
+    unsigned char before = layout->interpreter->active_code_watchers;
+    int watcher = PyCode_AddWatcher(ignore_code_event);
+    if (watcher < 0 || watcher > 7) {
+        PyErr_Clear();
+        return "code objects are watched";
+    }
+    unsigned char during = layout->interpreter->active_code_watchers;
+    PyCode_ClearWatcher(watcher);
+    if (during != (before | 1 << watcher) || layout->interpreter->active_code_watchers != before) {
+        return "set of code watchers is not where it is expected";
+    }
+    return NULL;
+}
+
+const char *
+native_layout_check(struct native_layout *layout)
+{
+    const char *reason = check_common(layout);
+    if (reason == NULL) {
+        reason = check_watchers(layout);
+    }
+    return reason == NULL ? check_code_version(layout) : reason;
+}
+
+#endif
+
+#if PY_VERSION_HEX >= 0x030e0000
+
+/* 3.14, 3.15: not looked up yet */
+bool
+native_is_observed(void)
+{
+    return false;
+}
+
+bool
+native_can_tell_observers(void)
+{
+    return false;
+}
+
+#else
+
+/* ---- what looks on at an import: 3.11, 3.12, 3.13 ----
+
+   Audit hooks, Python/sysmodule.c, should_audit: Python's are in a list of the interpreter, those of C in one of the
+   runtime. Profilers and tracers: 3.11, Python/ceval.c, _PyEval_SetProfile and _PyEval_SetTrace, set a function of the
+   thread; from 3.12 on they are tools of sys.monitoring (Python/legacy_tracing.c), and these set bits of the interpreter
+   (Python/instrumentation.c, _PyMonitoring_SetEvents); tools that watch single code objects only don't. */
+
+/* importlib's deepest chain of calls from find_spec or get_code on has a dozen frames; a compiler that is called there
+   counts the depth, too. */
+#define FRAMES_OF_IMPORTLIB 64
+
+#if PY_VERSION_HEX < 0x030c0000
+
+#define HOOKS_OF_RUNTIME(runtime) ((runtime)->audit_hook_head)
+#define RECURSION_LIMIT(thread) ((thread)->recursion_limit)
+#define INITIAL_THREAD(interpreter) (&(interpreter)->_initial_thread)
+
+static bool
+is_followed(PyThreadState *thread)
+{
+    return thread->c_profilefunc != NULL || thread->c_tracefunc != NULL
+           || thread->recursion_remaining < FRAMES_OF_IMPORTLIB;
+}
+
+#else
+
+#define HOOKS_OF_RUNTIME(runtime) ((runtime)->audit_hooks.head)
+#define RECURSION_LIMIT(thread) ((thread)->py_recursion_limit)
+#if PY_VERSION_HEX < 0x030d0000
+#define INITIAL_THREAD(interpreter) (&(interpreter)->_initial_thread)
+#else
+#define INITIAL_THREAD(interpreter) (&(interpreter)->_initial_thread.base)
+#endif
+
+static bool
+is_followed(PyThreadState *thread)
+{
+    unsigned int tools = 0;
+    for (size_t i = 0; i < sizeof(thread->interp->monitors.tools); i++) {
+        tools |= thread->interp->monitors.tools[i];
+    }
+    /* Python calls Python without C recursion, and we don't */
+    return tools != 0 || thread->py_recursion_remaining < FRAMES_OF_IMPORTLIB
+           || thread->c_recursion_remaining < FRAMES_OF_IMPORTLIB;
+}
+
+#endif
+
+bool
+native_is_observed(void)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    return thread->interp->audit_hooks != NULL || HOOKS_OF_RUNTIME(&_PyRuntime) != NULL || is_followed(thread);
+}
+
+bool
+native_can_tell_observers(void)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    /* the fields behind those of the thread, and behind the runtime's hooks */
+    if (thread->interp != interpreter || thread->thread_id != PyThread_get_thread_ident()
+        || RECURSION_LIMIT(thread) != Py_GetRecursionLimit() || &_PyRuntime._main_interpreter != PyInterpreterState_Main()) {
+        return false;
+    }
+    /* before the interpreter's hooks: Python/_warnings.c, warnings_init_states and warnings_module_exec, have one
+       dictionary in both places */
+    PyObject *modules = PySys_GetObject("modules");
+    PyObject *warnings = modules == NULL ? NULL : PyMapping_GetItemString(modules, "_warnings");
+    PyObject *registry = warnings == NULL ? NULL : PyObject_GetAttrString(warnings, "_onceregistry");
+    bool sound = registry != NULL && registry == interpreter->warnings.once_registry;
+    Py_XDECREF(registry);
+    Py_XDECREF(warnings);
+    PyErr_Clear();
+    /* behind them: Python/pystate.c, new_threadstate, gives the first thread a place in the interpreter's structure */
+    PyThreadState *any = PyInterpreterState_ThreadHead(interpreter);
+    while (any != NULL && any != INITIAL_THREAD(interpreter)) {
+        any = PyThreadState_Next(any);
+    }
+    return sound && any != NULL;
+}
+
+#endif
+
+#endif

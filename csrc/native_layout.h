@@ -1,0 +1,227 @@
+/* What differs between CPython versions in the objects that the native decoder makes: everything of it is here and in
+   native_layout.c, a section for each version that brought something new. The extension is compiled for one exact minor
+   version; whether the running interpreter is laid out as its headers said is checked at run time
+   (native_layout_check), and where anything is off the caller uses the `marshal` encoding instead.
+
+   A new version is a new section in both files: heads of objects here; fill, difference and check of code objects there.
+   The decoder and the encoder ask for no version.
+
+   Include after Python.h. Defines Py_BUILD_CORE for the internal headers, so it comes first in the files that need it. */
+#ifndef PYCDS_NATIVE_LAYOUT_H
+#define PYCDS_NATIVE_LAYOUT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Is there a section for this version? GIL builds with plain object headers on 64-bit little-endian machines only.
+   PYCDS_MARSHAL_ONLY: built as for a version without one, to test that. */
+#if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x03100000                        \
+    && !defined(Py_GIL_DISABLED) && !defined(Py_TRACE_REFS) && !defined(PYPY_VERSION) && SIZEOF_VOID_P == 8            \
+    && PY_LITTLE_ENDIAN
+#define NATIVE_SUPPORTED 1
+#else
+#define NATIVE_SUPPORTED 0
+#define NATIVE_UNSUPPORTED "how this interpreter lays out code objects is not known to this release"
+#endif
+
+#if NATIVE_SUPPORTED
+
+/* ---- heads of objects ---- */
+
+/* For each version:
+   NATIVE_REFCOUNT            what the count of references of an object in the arena starts with
+   native_set_immortal        gives an object that count
+   native_is_immortal         is it an object that had it, whatever became of its count since?
+   native_keep_forever        an object whose references nobody counts any more: the slots of an image hold it
+   native_claim_interned      an interned string is the arena's: the interpreter must not free it at its end
+   native_set_tuple_size      fills what a tuple's head has beyond any object's */
+
+/* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program can
+   bring to zero stands for immortality. Half of the range is left in either direction. At the end the interpreter gives
+   interned strings back only the two references that it took (Objects/unicodeobject.c, _PyUnicode_ClearInterned). */
+#if PY_VERSION_HEX < 0x030c0000
+
+#define NATIVE_REFCOUNT ((Py_ssize_t)1 << 60)
+
+static inline void
+native_set_immortal(PyObject *object)
+{
+    object->ob_refcnt = NATIVE_REFCOUNT;
+}
+
+static inline bool
+native_is_immortal(PyObject *object)
+{
+    return object->ob_refcnt > NATIVE_REFCOUNT / 2 && object->ob_refcnt < NATIVE_REFCOUNT + NATIVE_REFCOUNT / 2;
+}
+
+static inline void
+native_keep_forever(PyObject *object)
+{
+    if (object->ob_refcnt < NATIVE_REFCOUNT / 2) {
+        object->ob_refcnt += NATIVE_REFCOUNT;
+    }
+}
+
+static inline void
+native_claim_interned(PyObject *text)
+{
+    (void)text;
+}
+
+static inline void
+native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
+{
+    ((PyVarObject *)tuple)->ob_size = size;
+}
+
+/* 3.12, 3.13: Include/object.h, _Py_IMMORTAL_REFCNT. Objects that aren't immortal keep the reference that they were made
+   with. Immortal interned strings: Objects/unicodeobject.c, _PyUnicode_ClearInterned, makes them mortal and frees them at
+   the interpreter's end in debug builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those of which
+   `interned` says that they lie in the interpreter itself; nothing else depends on that difference. */
+#else
+
+#if PY_VERSION_HEX < 0x030e0000
+
+#define NATIVE_REFCOUNT _Py_IMMORTAL_REFCNT
+
+static inline void
+native_set_immortal(PyObject *object)
+{
+    object->ob_refcnt = NATIVE_REFCOUNT;
+}
+
+static inline void
+native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
+{
+    ((PyVarObject *)tuple)->ob_size = size;
+}
+
+/* 3.14, 3.15: Include/refcount.h. The count has 32 bits, with flags beside it in the same word; both as in
+   Objects/object.c, _Py_SetImmortalUntracked. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
+#else
+
+#define NATIVE_REFCOUNT _Py_IMMORTAL_INITIAL_REFCNT
+
+static inline void
+native_set_immortal(PyObject *object)
+{
+    object->ob_refcnt_full = (int64_t)(NATIVE_REFCOUNT | (uint64_t)_Py_IMMORTAL_FLAGS << 48);
+}
+
+static inline void
+native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
+{
+    ((PyVarObject *)tuple)->ob_size = size;
+    tuple->ob_hash = -1;
+}
+
+#endif
+
+static inline bool
+native_is_immortal(PyObject *object)
+{
+    return object->ob_refcnt == NATIVE_REFCOUNT;
+}
+
+static inline void
+native_keep_forever(PyObject *object)
+{
+    (void)object;
+}
+
+static inline void
+native_claim_interned(PyObject *text)
+{
+    if (PyUnicode_CHECK_INTERNED(text)) { /* it isn't, where memory was short */
+        ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
+    }
+}
+
+#endif
+
+/* ---- code objects ---- */
+
+/* A code object's parts, in the order in which marshal has them (Python/marshal.c, TYPE_CODE, 3.11 to 3.15). */
+enum native_code_number {
+    NATIVE_ARGCOUNT,
+    NATIVE_POSONLYARGCOUNT,
+    NATIVE_KWONLYARGCOUNT,
+    NATIVE_STACKSIZE,
+    NATIVE_FLAGS,
+    NATIVE_FIRSTLINENO,
+    NATIVE_FIRSTTRACEABLE, /* index of the code unit; not in marshal */
+    NATIVE_CODE_NUMBERS,
+};
+
+enum native_code_object {
+    NATIVE_CONSTS,
+    NATIVE_NAMES,
+    NATIVE_LOCALSPLUSNAMES,
+    NATIVE_LOCALSPLUSKINDS,
+    NATIVE_FILENAME,
+    NATIVE_NAME,
+    NATIVE_QUALNAME,
+    NATIVE_LINETABLE,
+    NATIVE_EXCEPTIONTABLE,
+    NATIVE_CODE_OBJECTS,
+};
+
+struct native_code_parts {
+    int numbers[NATIVE_CODE_NUMBERS];
+    Py_ssize_t units; /* code units in adaptive form, as the constructor makes them; in the object */
+    PyObject *objects[NATIVE_CODE_OBJECTS];
+};
+
+/* The state of the interpreter that new code objects need. */
+struct native_layout {
+    PyInterpreterState *interpreter;
+    bool fixed_types; /* the types of constants have the same addresses in every process of this interpreter */
+    int young_threshold; /* of the collector when it was looked at; 0: leave the collector alone */
+    bool debug; /* a Py_DEBUG interpreter: it wants no immortal strings that aren't its own */
+};
+
+#define NATIVE_CODE_HEAD offsetof(PyCodeObject, co_code_adaptive)
+#define NATIVE_UNIT_BYTES 2
+
+/* Fills a code object in memory of NATIVE_CODE_HEAD + NATIVE_UNIT_BYTES * units bytes; its code units are filled already.
+   Takes over the references in `parts`. False: the parts don't fit together, nothing was filled. Never raises. */
+bool native_code_fill(const struct native_layout *layout, PyCodeObject *code, const struct native_code_parts *parts);
+
+/* The parts of a code object that was never executed; borrowed. */
+void native_code_take_apart(PyCodeObject *code, struct native_code_parts *parts);
+
+/* Compares the fields that are no objects, of two code objects that were never executed. NULL, or what differs. */
+const char *native_code_difference(PyCodeObject *one, PyCodeObject *other);
+
+/* May code objects be made now? False while something watches them being made. */
+bool native_layout_may_make_code(const struct native_layout *layout);
+
+/* Puts the next automatic collection off, for as many allocations as an import may make before the next one. Nothing that
+   an import allocates is garbage, so collecting is a cost without a result (5 to 10 % of an import).
+
+   The count of allocations is set back, below zero, and not the threshold up: there is nothing to restore then, whatever
+   happens to the import. gc.get_threshold(), set_threshold(), disable() and freeze() in a module body are as ever, a
+   collection that is asked for sets the count to zero as ever, and a program that runs on inside an import (a server)
+   gets its collections after one late one. gc.get_count() can be seen to be negative. Does nothing where the collector is
+   off, or the program set a threshold of its own. */
+void native_layout_postpone_collection(const struct native_layout *layout);
+
+/* Checks that the running interpreter is laid out as this extension was compiled for; fills *layout. NULL, or a reason
+   (static text). Cheap: a few objects are made. Never raises. */
+const char *native_layout_check(struct native_layout *layout);
+
+/* ---- what looks on at an import ---- */
+
+/* Is what native_is_observed() reads where it is expected? Cheap; never raises. */
+bool native_can_tell_observers(void);
+
+/* Would something tell by which way an import is made? An audit hook (of the interpreter or of all); a profiler, tracer
+   or tool of sys.monitoring; a recursion limit so near that the frames of importlib might not fit. Reads a few fields. */
+bool native_is_observed(void);
+
+#endif
+#endif

@@ -1,0 +1,691 @@
+#include "shortcuts.h"
+
+#include <string.h>
+
+#define BOOTSTRAP_FILE "<frozen importlib._bootstrap>"
+
+/* ---- the module lock ---- */
+
+/* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
+   finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or None
+   (_get_module_lock, 3.11 to 3.13). While nobody else wants the lock, ours stands there itself. Called, it makes the
+   real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *name; /* owned */
+    PyObject *lock; /* owned: the real lock, once there is one */
+    PyObject *joined; /* owned: the manager of the same thread whose hold this one counts up; or NULL */
+    PyObject *plain; /* owned: the ordinary manager, where ours would have to wait; or NULL */
+    unsigned long owner; /* thread */
+    Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
+} lock_manager;
+
+static loader_state *
+state_of(PyObject *self)
+{
+    return PyType_GetModuleState(Py_TYPE(self));
+}
+
+static void step_aside(loader_state *state);
+
+static PyObject *
+manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    static char *names[] = {"name", NULL};
+    PyObject *name;
+    loader_state *state = PyType_GetModuleState(type);
+    if (state != NULL && state->shortcuts.installed && import_is_observed(state)) {
+        /* the first of an import's steps: the others will find what they replaced, too */
+        step_aside(state);
+        return PyObject_Call(state->shortcuts.plain_manager, arguments, keywords);
+    }
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O:_ModuleLockManager", names, &name)) {
+        return NULL;
+    }
+    lock_manager *self = (lock_manager *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->name = Py_NewRef(name);
+    }
+    return (PyObject *)self;
+}
+
+/* The ordinary manager, entered. */
+static PyObject *
+enter_plain(loader_state *state, lock_manager *self)
+{
+    PyObject *plain = PyObject_CallOneArg(state->shortcuts.plain_manager, self->name);
+    if (plain == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_CallMethod(plain, "__enter__", NULL);
+    if (result == NULL) {
+        Py_DECREF(plain);
+        return NULL;
+    }
+    self->plain = plain;
+    return result;
+}
+
+static PyObject *
+manager_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    lock_manager *self = (lock_manager *)object;
+    loader_state *state = state_of(object);
+    PyObject *locks = state == NULL ? NULL : state->shortcuts.module_locks;
+    if (locks == NULL || self->count != 0 || self->plain != NULL || self->joined != NULL || self->lock != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "_ModuleLockManager entered twice, or after the end of pycds_auto");
+        return NULL;
+    }
+    if (!PyUnicode_CheckExact(self->name)) {
+        return enter_plain(state, self);
+    }
+    unsigned long me = PyThread_get_thread_ident();
+    PyObject *there = PyDict_GetItemWithError(locks, self->name);
+    if (there == NULL) {
+        if (PyErr_Occurred() || PyDict_SetItem(locks, self->name, object) != 0) {
+            return NULL;
+        }
+        self->owner = me;
+        self->count = 1;
+        Py_RETURN_NONE;
+    }
+    if (Py_TYPE(there) == Py_TYPE(object) && ((lock_manager *)there)->owner == me && ((lock_manager *)there)->count > 0) {
+        ((lock_manager *)there)->count++;
+        self->joined = Py_NewRef(there);
+        Py_RETURN_NONE;
+    }
+    return enter_plain(state, self);
+}
+
+static PyObject *
+manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+    lock_manager *self = (lock_manager *)object;
+    if (self->plain != NULL) {
+        PyObject *plain = self->plain;
+        self->plain = NULL;
+        PyObject *leave = PyObject_GetAttrString(plain, "__exit__");
+        PyObject *result = leave == NULL ? NULL : PyObject_Vectorcall(leave, arguments, (size_t)count, NULL);
+        Py_XDECREF(leave);
+        Py_DECREF(plain);
+        return result;
+    }
+    loader_state *state = state_of(object);
+    lock_manager *holder = self->joined == NULL ? self : (lock_manager *)self->joined;
+    PyObject *result = Py_NewRef(Py_None);
+    if (holder->lock != NULL) {
+        Py_SETREF(result, PyObject_CallMethod(holder->lock, "release", NULL));
+    }
+    else if (holder->count > 0 && --holder->count == 0 && state != NULL && state->shortcuts.module_locks != NULL) {
+        PyObject *locks = state->shortcuts.module_locks;
+        if (PyDict_GetItemWithError(locks, holder->name) == (PyObject *)holder
+            && PyDict_DelItem(locks, holder->name) != 0) {
+            Py_CLEAR(result);
+        }
+    }
+    Py_CLEAR(self->joined);
+    if (holder == self && self->count == 0) {
+        Py_CLEAR(self->lock);
+    }
+    return result;
+}
+
+/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12, 3.13). */
+static int
+hold(PyObject *lock, unsigned long owner, Py_ssize_t count)
+{
+    PyObject *thread = PyLong_FromUnsignedLong(owner);
+    PyObject *before = thread == NULL ? NULL : PyObject_GetAttrString(lock, "count");
+    PyObject *holds = NULL;
+    if (before != NULL && PyLong_CheckExact(before)) {
+        holds = PyLong_FromSsize_t(count);
+    }
+    else if (before != NULL && PyList_CheckExact(before) && (holds = PyList_New(count)) != NULL) {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            PyList_SET_ITEM(holds, i, Py_NewRef(Py_True));
+        }
+    }
+    else if (before != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "_ModuleLock is not as expected");
+    }
+    int result = holds == NULL || PyObject_SetAttrString(lock, "owner", thread) != 0
+                         || PyObject_SetAttrString(lock, "count", holds) != 0
+                     ? RET_ERROR
+                     : RET_OK;
+    Py_XDECREF(thread);
+    Py_XDECREF(before);
+    Py_XDECREF(holds);
+    return result;
+}
+
+/* What _get_module_lock calls, under the import lock: the real lock. */
+static PyObject *
+manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+{
+    (void)arguments;
+    (void)keywords;
+    lock_manager *self = (lock_manager *)object;
+    loader_state *state = state_of(object);
+    if (self->lock != NULL) {
+        return Py_NewRef(self->lock);
+    }
+    if (self->count == 0 || state == NULL || state->shortcuts.module_locks == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *locks = state->shortcuts.module_locks;
+    if (PyDict_DelItem(locks, self->name) != 0) {
+        return NULL;
+    }
+    PyObject *lock = PyObject_CallOneArg(state->shortcuts.get_module_lock, self->name);
+    if (lock == NULL || hold(lock, self->owner, self->count) != RET_OK) {
+        /* no memory: ours stays what it was, and who asked gets the error */
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        Py_XDECREF(lock);
+        if (PyDict_SetItem(locks, self->name, object) != 0) {
+            PyErr_Clear();
+        }
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    self->count = 0;
+    self->lock = lock;
+    return Py_NewRef(lock);
+}
+
+static int
+manager_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    lock_manager *self = (lock_manager *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->name);
+    Py_VISIT(self->lock);
+    Py_VISIT(self->joined);
+    Py_VISIT(self->plain);
+    return 0;
+}
+
+static int
+manager_clear(PyObject *object)
+{
+    lock_manager *self = (lock_manager *)object;
+    Py_CLEAR(self->name);
+    Py_CLEAR(self->lock);
+    Py_CLEAR(self->joined);
+    Py_CLEAR(self->plain);
+    return 0;
+}
+
+static void
+manager_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    manager_clear(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef manager_methods[] = {
+    {"__enter__", manager_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))manager_exit, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot manager_slots[] = {
+    {Py_tp_new, manager_new},           {Py_tp_methods, manager_methods}, {Py_tp_call, manager_call},
+    {Py_tp_traverse, manager_traverse}, {Py_tp_clear, manager_clear},     {Py_tp_dealloc, manager_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec manager_spec = {
+    .name = "_frozen_importlib._ModuleLockManager",
+    .basicsize = sizeof(lock_manager),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = manager_slots,
+};
+
+/* ---- a new module's attributes ---- */
+
+/* A class whose attributes are what they were at installation? */
+static bool
+type_is_unchanged(const struct guarded_type *guarded)
+{
+    return guarded->checked_tag != 0 && guarded->type->tp_version_tag == guarded->checked_tag;
+}
+
+/* An attribute that a ModuleSpec has of its own; NULL without an exception if it hasn't. */
+static PyObject *
+spec_value(PyObject *spec, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(spec, name);
+    if (value == NULL) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
+/* Is there nothing in a module's dictionary but the five attributes that PyModule_New gives it, all but its name None? */
+static bool
+is_untouched_module(PyObject *dictionary, const struct shortcut_strings *names)
+{
+    PyObject *name = PyDict_GetItemWithError(dictionary, names->dunder_name);
+    bool untouched = PyDict_GET_SIZE(dictionary) == 5 && name != NULL && name != Py_None
+                     && PyDict_GetItemWithError(dictionary, names->dunder_loader) == Py_None
+                     && PyDict_GetItemWithError(dictionary, names->dunder_package) == Py_None
+                     && PyDict_GetItemWithError(dictionary, names->dunder_spec) == Py_None;
+    PyErr_Clear();
+    return untouched;
+}
+
+/* spec.parent: the name of a package, what precedes the last dot of another module. New reference. */
+static PyObject *
+parent_of(PyObject *name, PyObject *locations)
+{
+    if (locations != Py_None) {
+        return Py_NewRef(name);
+    }
+    Py_ssize_t length = PyUnicode_GET_LENGTH(name);
+    Py_ssize_t dot = PyUnicode_FindChar(name, '.', 0, length, -1);
+    return dot == -2 ? NULL : PyUnicode_Substring(name, 0, dot < 0 ? 0 : dot);
+}
+
+/* As importlib._bootstrap._init_module_attrs, in its order, for a new module of our loader. 1: done; 0: not that case,
+   nothing was done; -1: exception. */
+static int
+init_attributes(loader_state *state, PyObject *spec, PyObject *module)
+{
+    const struct shortcut_strings *names = &state->shortcuts.strings;
+    if ((PyObject *)Py_TYPE(spec) != state->module_spec || !PyModule_CheckExact(module)
+        || !type_is_unchanged(&state->shortcuts.spec_type)) {
+        return 0;
+    }
+    PyObject *dictionary = PyModule_GetDict(module);
+    PyObject *name = spec_value(spec, state->strings.name), *loader = spec_value(spec, state->strings.loader);
+    PyObject *locations = spec_value(spec, state->strings.locations), *origin = spec_value(spec, state->strings.origin);
+    PyObject *cached = spec_value(spec, state->strings.cached);
+    PyObject *has_location = spec_value(spec, state->strings.set_fileattr);
+    int result = 0;
+    if (name != NULL && loader != NULL && locations != NULL && origin != NULL && cached != NULL && PyUnicode_CheckExact(name)
+        && (PyObject *)Py_TYPE(loader) == state->loader_type && PyUnicode_CheckExact(origin)
+        && PyUnicode_CheckExact(cached) && has_location == Py_True && is_untouched_module(dictionary, names)) {
+        PyObject *parent = parent_of(name, locations);
+        result = parent == NULL || PyDict_SetItem(dictionary, names->dunder_loader, loader) != 0
+                         || PyDict_SetItem(dictionary, names->dunder_package, parent) != 0
+                         || PyDict_SetItem(dictionary, names->dunder_spec, spec) != 0
+                         || (locations != Py_None && PyDict_SetItem(dictionary, names->dunder_path, locations) != 0)
+                         || PyDict_SetItem(dictionary, names->dunder_file, origin) != 0
+                         || PyDict_SetItem(dictionary, names->dunder_cached, cached) != 0
+                     ? -1
+                     : 1;
+        Py_XDECREF(parent);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(loader);
+    Py_XDECREF(locations);
+    Py_XDECREF(origin);
+    Py_XDECREF(cached);
+    Py_XDECREF(has_location);
+    return result;
+}
+
+/* What a shortcut replaced, called with the same arguments. */
+static PyObject *
+call_plain(PyObject *plain, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    if (plain == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "pycds_auto._loader was cleared");
+        return NULL;
+    }
+    return PyObject_Vectorcall(plain, arguments, (size_t)count, keywords);
+}
+
+PyDoc_STRVAR(init_doc, "_init_module_attrs(spec, module, *, override=False)");
+
+static PyObject *
+init_module_attrs(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    loader_state *state = PyModule_GetState(self);
+    if (count == 2 && keywords == NULL && state->shortcuts.installed) {
+        int done = init_attributes(state, arguments[0], arguments[1]);
+        if (done != 0) {
+            return done < 0 ? NULL : Py_NewRef(arguments[1]);
+        }
+    }
+    return call_plain(state->shortcuts.plain_init_module_attrs, arguments, count, keywords);
+}
+
+static PyMethodDef init_definition = {
+    "_init_module_attrs", (PyCFunction)(void (*)(void))init_module_attrs, METH_FASTCALL | METH_KEYWORDS, init_doc};
+
+/* ---- asking finders ---- */
+
+/* Our finder, if only the finders of built-in and frozen modules, as the interpreter made them, precede it in
+   sys.meta_path; else NULL. Borrowed. */
+static PyObject *
+own_finder(loader_state *state)
+{
+    PyObject *finders = PySys_GetObject("meta_path");
+    if (finders == NULL || !PyList_CheckExact(finders)) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(finders); i++) {
+        PyObject *finder = PyList_GET_ITEM(finders, i);
+        if ((PyObject *)Py_TYPE(finder) == state->finder_type) {
+            return finder;
+        }
+        bool known = false;
+        for (int j = 0; j < SHORTCUT_FINDERS; j++) {
+            const struct guarded_type *guarded = &state->shortcuts.finder_types[j];
+            known = known || (finder == (PyObject *)guarded->type && type_is_unchanged(guarded));
+        }
+        if (!known) {
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+/* Is a module of that name built in or frozen? -1: exception. */
+static int
+is_internal(loader_state *state, PyObject *name)
+{
+    PyObject *answer = PyObject_CallOneArg(state->shortcuts.is_builtin, name);
+    int builtin = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (builtin != 0) {
+        return builtin;
+    }
+    answer = PyObject_CallOneArg(state->shortcuts.find_frozen, name);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : answer != Py_None;
+}
+
+/* What a module of that name in sys.modules says: a finder may have imported it. New reference. */
+static PyObject *
+spec_of_loaded(PyObject *module, PyObject *found, PyObject *dunder_spec)
+{
+    PyObject *spec = PyObject_GetAttr(module, dunder_spec);
+    if (spec == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        return Py_NewRef(found);
+    }
+    if (spec == Py_None) {
+        Py_DECREF(spec);
+        return Py_NewRef(found);
+    }
+    return spec;
+}
+
+/* As importlib._bootstrap._find_spec, for a module that our finder finds. NULL without an exception: not that case. */
+static PyObject *
+find_archived(loader_state *state, PyObject *const *arguments)
+{
+    PyObject *name = arguments[0], *finder = own_finder(state), *modules = PySys_GetObject("modules");
+    if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules) || !PyUnicode_CheckExact(name)
+        || PyDict_GetItemWithError(modules, name) != NULL || PyErr_Occurred() || is_internal(state, name) != 0) {
+        PyErr_Clear(); /* what is asked instead meets the same, and says so */
+        return NULL;
+    }
+    Py_INCREF(finder);
+    PyObject *locked = PyObject_CallNoArgs(state->shortcuts.acquire_lock);
+    PyObject *spec = locked == NULL ? NULL : finder_find(state, finder, name, arguments[1]);
+    if (locked != NULL) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        Py_DECREF(locked);
+        Py_XDECREF(PyObject_CallNoArgs(state->shortcuts.release_lock));
+        PyErr_Restore(type, value, traceback);
+    }
+    Py_DECREF(finder);
+    if (spec == Py_None) {
+        Py_DECREF(spec);
+        return NULL;
+    }
+    PyObject *module = spec == NULL ? NULL : PyDict_GetItemWithError(modules, name);
+    if (module != NULL) {
+        Py_INCREF(module);
+        Py_SETREF(spec, spec_of_loaded(module, spec, state->shortcuts.strings.dunder_spec));
+        Py_DECREF(module);
+    }
+    return spec;
+}
+
+PyDoc_STRVAR(find_doc, "_find_spec(name, path, target=None)");
+
+static PyObject *
+find_spec(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    loader_state *state = PyModule_GetState(self);
+    if (count == 2 && keywords == NULL && state->shortcuts.installed) {
+        PyObject *spec = find_archived(state, arguments);
+        if (spec != NULL || PyErr_Occurred()) {
+            return spec;
+        }
+    }
+    return call_plain(state->shortcuts.plain_find_spec, arguments, count, keywords);
+}
+
+static PyMethodDef find_definition = {
+    "_find_spec", (PyCFunction)(void (*)(void))find_spec, METH_FASTCALL | METH_KEYWORDS, find_doc};
+
+/* ---- putting them in place ---- */
+
+enum shortcut { SHORTCUT_MANAGER, SHORTCUT_INIT, SHORTCUT_FIND, SHORTCUTS };
+
+static const char *const replaced_names[SHORTCUTS] = {"_ModuleLockManager", "_init_module_attrs", "_find_spec"};
+
+static PyObject **
+plain_slot(loader_state *state, enum shortcut which)
+{
+    PyObject **slots[SHORTCUTS] = {
+        &state->shortcuts.plain_manager, &state->shortcuts.plain_init_module_attrs, &state->shortcuts.plain_find_spec};
+    return slots[which];
+}
+
+/* Is it a function that the interpreter brought, in importlib._bootstrap? */
+static bool
+is_bootstrap_function(PyObject *function)
+{
+    return function != NULL && PyFunction_Check(function)
+           && PyUnicode_CompareWithASCIIString(((PyCodeObject *)PyFunction_GET_CODE(function))->co_filename, BOOTSTRAP_FILE)
+                  == 0;
+}
+
+/* Takes note of a class and the state of its attributes. */
+static bool
+take_type(struct guarded_type *guarded, PyObject *globals, const char *name)
+{
+    PyObject *type = PyDict_GetItemString(globals, name);
+    if (type == NULL || !PyType_Check(type)) {
+        return false;
+    }
+    PyObject *looked_up = PyObject_GetAttrString(type, "__doc__"); /* gives the class a tag if it has none */
+    Py_XDECREF(looked_up);
+    guarded->type = (PyTypeObject *)Py_NewRef(type);
+    guarded->checked_tag = guarded->type->tp_version_tag;
+    return looked_up != NULL && guarded->checked_tag != 0;
+}
+
+static bool
+take_function(PyObject **to, PyObject *globals, const char *name)
+{
+    PyObject *function = PyDict_GetItemString(globals, name);
+    *to = Py_XNewRef(function);
+    return is_bootstrap_function(function);
+}
+
+static bool
+intern(PyObject **to, const char *text)
+{
+    *to = PyUnicode_InternFromString(text);
+    return *to != NULL;
+}
+
+/* Is what ours stand in for as CPython 3.11 to 3.13 have it? Fills the state. */
+static bool
+take_all(loader_state *state, PyObject *globals)
+{
+    struct shortcuts *all = &state->shortcuts;
+    struct shortcut_strings *names = &all->strings;
+    PyObject *manager = PyDict_GetItemString(globals, replaced_names[SHORTCUT_MANAGER]);
+    PyObject *locks = PyDict_GetItemString(globals, "_module_locks");
+    PyObject *imp = PyDict_GetItemString(globals, "_imp");
+    if (manager == NULL || !PyType_Check(manager) || locks == NULL || !PyDict_CheckExact(locks) || imp == NULL
+        || !intern(&names->dunder_name, "__name__") || !intern(&names->dunder_loader, "__loader__")
+        || !intern(&names->dunder_package, "__package__") || !intern(&names->dunder_spec, "__spec__")
+        || !intern(&names->dunder_path, "__path__") || !intern(&names->dunder_file, "__file__")
+        || !intern(&names->dunder_cached, "__cached__")) {
+        return false;
+    }
+    all->plain_manager = Py_NewRef(manager);
+    all->module_locks = Py_NewRef(locks);
+    PyObject *enter = PyObject_GetAttrString(manager, "__enter__");
+    bool expected = is_bootstrap_function(enter);
+    Py_XDECREF(enter);
+    return expected && take_function(&all->plain_init_module_attrs, globals, replaced_names[SHORTCUT_INIT])
+           && take_function(&all->plain_find_spec, globals, replaced_names[SHORTCUT_FIND])
+           && take_function(&all->get_module_lock, globals, "_get_module_lock")
+           && take_type(&all->spec_type, globals, "ModuleSpec")
+           && (PyObject *)all->spec_type.type == state->module_spec
+           && take_type(&all->finder_types[0], globals, "BuiltinImporter")
+           && take_type(&all->finder_types[1], globals, "FrozenImporter")
+           && (all->is_builtin = PyObject_GetAttrString(imp, "is_builtin")) != NULL
+           && (all->find_frozen = PyObject_GetAttrString(imp, "find_frozen")) != NULL
+           && (all->acquire_lock = PyObject_GetAttrString(imp, "acquire_lock")) != NULL
+           && (all->release_lock = PyObject_GetAttrString(imp, "release_lock")) != NULL;
+}
+
+/* Can a real lock be marked as held? */
+static bool
+locks_are_as_expected(PyObject *globals)
+{
+    PyObject *type = PyDict_GetItemString(globals, "_ModuleLock");
+    PyObject *lock = type == NULL ? NULL : PyObject_CallFunction(type, "s", "");
+    PyObject *released = lock == NULL || hold(lock, PyThread_get_thread_ident(), 1) != RET_OK
+                             ? NULL
+                             : PyObject_CallMethod(lock, "release", NULL);
+    bool expected = released != NULL;
+    Py_XDECREF(released);
+    Py_XDECREF(lock);
+    return expected;
+}
+
+static bool
+replace(loader_state *state, PyObject *globals)
+{
+    PyObject *shortcuts[SHORTCUTS] = {
+        PyType_FromModuleAndSpec(state->module, &manager_spec, NULL), PyCFunction_New(&init_definition, state->module),
+        PyCFunction_New(&find_definition, state->module)};
+    bool complete = shortcuts[0] != NULL && shortcuts[1] != NULL && shortcuts[2] != NULL;
+    for (int i = 0; i < SHORTCUTS; i++) {
+        complete = complete && PyDict_SetItemString(globals, replaced_names[i], shortcuts[i]) == 0;
+        Py_XDECREF(shortcuts[i]);
+    }
+    return complete;
+}
+
+static void
+put_back(loader_state *state)
+{
+    PyObject *globals = state->shortcuts.globals;
+    for (int i = 0; globals != NULL && i < SHORTCUTS; i++) {
+        PyObject *plain = *plain_slot(state, i);
+        PyObject *now = PyDict_GetItemString(globals, replaced_names[i]);
+        bool ours = now != NULL && !is_bootstrap_function(now)
+                    && (PyType_Check(now) ? ((PyTypeObject *)now)->tp_new == manager_new
+                                          : PyCFunction_Check(now) && PyCFunction_GET_SELF(now) == state->module);
+        if (plain != NULL && ours && PyDict_SetItemString(globals, replaced_names[i], plain) != 0) {
+            PyErr_Clear();
+        }
+    }
+}
+
+/* Until the next hit, that is, while something looks on: it would miss the frames of what was replaced. */
+static void
+step_aside(loader_state *state)
+{
+    put_back(state);
+    state->shortcuts.aside = true;
+}
+
+/* Are all that ours replaced in their places? */
+static bool
+is_all_plain(loader_state *state)
+{
+    bool plain = true;
+    for (int i = 0; i < SHORTCUTS; i++) {
+        plain = plain && PyDict_GetItemString(state->shortcuts.globals, replaced_names[i]) == *plain_slot(state, i);
+    }
+    return plain;
+}
+
+void
+shortcuts_install(loader_state *state)
+{
+    struct shortcuts *all = &state->shortcuts;
+    if (all->aside && all->installed) {
+        all->aside = false;
+        /* not if a program put its own there meanwhile. What is kept stays: managers that are in use need it */
+        all->installed = is_all_plain(state);
+        if (all->installed && !replace(state, all->globals)) {
+            put_back(state);
+            all->installed = false;
+        }
+        PyErr_Clear();
+    }
+    if (all->tried || state->session->settings.skipped & ACCELERATION_IMPORTLIB) {
+        return;
+    }
+    all->tried = true;
+    PyObject *bootstrap = loaded_module("_frozen_importlib");
+    all->globals = bootstrap == NULL ? NULL : Py_XNewRef(PyModule_GetDict(bootstrap));
+    Py_XDECREF(bootstrap);
+    if (all->globals != NULL && take_all(state, all->globals) && locks_are_as_expected(all->globals)) {
+        all->installed = true;
+        if (!replace(state, all->globals)) {
+            shortcuts_clear(state);
+        }
+    }
+    PyErr_Clear();
+}
+
+#define FOR_EACH_SHORTCUT_OBJECT(state, DO)                                                                            \
+    DO((state)->shortcuts.globals);                                                                                    \
+    DO((state)->shortcuts.plain_manager);                                                                              \
+    DO((state)->shortcuts.plain_init_module_attrs);                                                                    \
+    DO((state)->shortcuts.plain_find_spec);                                                                            \
+    DO((state)->shortcuts.get_module_lock);                                                                            \
+    DO((state)->shortcuts.module_locks);                                                                               \
+    DO((state)->shortcuts.is_builtin);                                                                                 \
+    DO((state)->shortcuts.find_frozen);                                                                                \
+    DO((state)->shortcuts.acquire_lock);                                                                               \
+    DO((state)->shortcuts.release_lock);                                                                               \
+    DO((state)->shortcuts.spec_type.type);                                                                             \
+    DO((state)->shortcuts.finder_types[0].type);                                                                       \
+    DO((state)->shortcuts.finder_types[1].type);                                                                       \
+    DO((state)->shortcuts.strings.dunder_name);                                                                        \
+    DO((state)->shortcuts.strings.dunder_loader);                                                                      \
+    DO((state)->shortcuts.strings.dunder_package);                                                                     \
+    DO((state)->shortcuts.strings.dunder_spec);                                                                        \
+    DO((state)->shortcuts.strings.dunder_path);                                                                        \
+    DO((state)->shortcuts.strings.dunder_file);                                                                        \
+    DO((state)->shortcuts.strings.dunder_cached);
+
+void
+shortcuts_clear(loader_state *state)
+{
+    if (state->shortcuts.installed) {
+        put_back(state);
+    }
+    state->shortcuts.installed = false;
+    FOR_EACH_SHORTCUT_OBJECT(state, Py_CLEAR)
+}
+
+int
+shortcuts_traverse(loader_state *state, visitproc visit, void *arg)
+{
+    FOR_EACH_SHORTCUT_OBJECT(state, Py_VISIT)
+    return 0;
+}

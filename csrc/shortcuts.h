@@ -1,0 +1,27 @@
+/* importlib's own cost, the part that can be saved without a trace: three private helpers of importlib._bootstrap are
+   replaced, from the first hit on, by functions of the same name that do the same in C.
+
+   What costs is not the five Python functions that are on the stack while a module's body runs (_find_and_load,
+   _find_and_load_unlocked, _load_unlocked, exec_module, _call_with_frames_removed): a few microseconds. Those stay, so
+   tracebacks, sys._getframe, warnings' stack levels, the recursion limit and -X importtime are as ever, and there is
+   nothing about circular imports, import hooks or modules that replace themselves to be imitated. It is
+   - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever waits
+     for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it;
+   - _init_module_attrs: 2 to 6, mostly for exceptions about attributes that a new module can't have yet;
+   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no.
+   Each handles the ordinary case, of a module that ours is the loader of, and calls what it replaced for anything else.
+   While something looks on (import_is_observed) all three are back in their places. */
+#ifndef PYCDS_SHORTCUTS_H
+#define PYCDS_SHORTCUTS_H
+
+#include "state.h"
+
+/* Puts the three in place, once, unless a program or another release of CPython has others than those that ours stand in
+   for. Leaves no exception. */
+void shortcuts_install(loader_state *state);
+
+/* Puts back what was replaced, and forgets it. */
+void shortcuts_clear(loader_state *state);
+int shortcuts_traverse(loader_state *state, visitproc visit, void *arg);
+
+#endif

@@ -1,0 +1,310 @@
+"""importlib's helpers in C (csrc/shortcuts.c) and postponed collections (csrc/native_layout.c): seen by programs as plain.
+
+Each program runs twice with the archive and once without; what it prints must be the same.
+"""
+
+import json
+import re
+import textwrap
+
+import pytest
+
+from support import Result, User, age, same, write
+
+CIRCLE = 12  # modules that import each other
+
+TREE = {
+    "lib/first.py": "",  # a hit puts the shortcuts in place
+    "lib/pack/__init__.py": "from . import one\n",
+    "lib/pack/one.py": "from . import two\nX = 1\n",
+    "lib/pack/two.py": "import pack\nseen = hasattr(pack, 'one')\n",
+    "lib/frames.py": """
+import sys
+frame, names = sys._getframe(), []
+while frame:
+    names.append((frame.f_code.co_name, frame.f_code.co_filename.startswith('<frozen')))
+    frame = frame.f_back
+""",
+    "lib/raises.py": "def f():\n    raise KeyError('from the body')\nf()\n",
+    "lib/syntax.py": "x = 1\n",
+    "lib/replaces.py": "import sys\nclass Other:\n    __spec__ = None\n    value = 5\nsys.modules[__name__] = Other()\n",
+    "lib/vanishes.py": "import sys\ndel sys.modules[__name__]\n",
+    "lib/renames.py": "__name__ = 'other name'\n__path__ = ['nowhere']\n",
+    "lib/own_file.py": "file, cached, spec = __file__, __cached__, __spec__\n__file__ = 'changed'\n",
+    "lib/warns.py": "import warnings\nwarnings.warn('to the importer', stacklevel=2)\n",
+    "lib/slow.py": "import threading, time\nstarted.set()\ntime.sleep(0.3)\nvalue = 7\n".replace(
+        "started", "__import__('sys').started"
+    ),
+    "lib/dead_one.py": "import sys\nsys.barrier.wait()\nimport dead_two\nvalue = 1\n",
+    "lib/dead_two.py": "import sys\nsys.barrier.wait()\nimport dead_one\nvalue = 2\n",
+    "lib/threads/__init__.py": "from . import m0\n",
+    **{
+        f"lib/threads/m{i}.py": f"from . import m{(i * 5 + 3) % CIRCLE}\nimport threads.m{(i * 7 + 1) % CIRCLE}\nvalue = {i}\n"
+        for i in range(CIRCLE)
+    },
+    "lib/collector/__init__.py": "",
+    "lib/collector/asks.py": "import gc\nthreshold, enabled = gc.get_threshold(), gc.isenabled()\n",
+    "lib/collector/sets.py": "import gc\ngc.set_threshold(500, 5, 5)\n",
+    "lib/collector/disables.py": "import gc\ngc.disable()\n",
+    "lib/collector/collects.py": "import gc\nfound = gc.collect(0) >= 0\ncounts = 0 <= gc.get_count()[0] < 100\n",
+    "lib/collector/serves.py": "import sys\nsys.serve()\n",
+}
+
+PROGRAMS = {
+    "modules and their attributes": """
+        import pack, pack.two, renames, own_file
+        for name in ("first", "pack", "pack.one", "pack.two", "renames", "own_file"):
+            module = sys.modules[name]
+            print(name, [(key, type(value).__name__) for key, value in vars(module).items() if key != "__builtins__"])
+            print(module.__name__, module.__package__, module.__file__, module.__cached__, getattr(module, "__path__", 0))
+            spec = module.__spec__
+            print(repr(spec), [(key, repr(value)) for key, value in vars(spec).items()], module.__loader__ is spec.loader)
+        print(pack.two.seen, own_file.file, own_file.cached, own_file.spec is sys.modules["own_file"].__spec__)
+    """,
+    "frames below a module's body": """
+        import frames
+        print(frames.names)
+        def importing(): import pack.one
+        print(len(frames.names))
+    """,
+    "traceback of a module's exception": """
+        import traceback
+        for statement in ("import raises", "import no_such", "import pack.no_such", "import first.sub", "from pack import gone"):
+            try:
+                exec(statement)
+            except Exception:
+                traceback.print_exc(file=sys.stdout)
+        print("raises" in sys.modules)
+    """,
+    "modules that replace, remove and import themselves": """
+        import replaces
+        print(replaces.value, type(sys.modules["replaces"]).__name__)
+        try:
+            import vanishes
+        except Exception as error:
+            print(type(error).__name__, error)
+    """,
+    "warnings name the importer": """
+        import warnings
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, category, file, line, *rest: print(message, os.path.basename(file), line)
+        import warns
+    """,
+    "a finder before ours, one behind, and none": """
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                frame, names = sys._getframe(), []
+                while frame.f_back:
+                    frame = frame.f_back
+                    names.append(frame.f_code.co_name)
+                print("asked for", name, names[:4])
+                if name == "raising":
+                    raise OSError("a finder's own")
+        import traceback
+        sys.meta_path.insert(0, Finder())
+        import pack.one
+        try:
+            import raising
+        except OSError:
+            traceback.print_exc(file=sys.stdout)
+        sys.meta_path.append(sys.meta_path.pop(0))
+        import syntax, own_file
+        try:
+            import raising
+        except OSError as error:
+            print(error)
+        del sys.meta_path[:]
+        import warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                import renames
+            except ImportError as error:
+                print(error, [str(warning.message) for warning in caught])
+    """,
+    "public functions are importlib's own": """
+        import importlib.util, inspect
+        for function in (importlib.util.module_from_spec, importlib.util.find_spec, importlib.import_module, importlib.reload):
+            print(function.__module__, inspect.signature(function), type(function).__name__)
+        module = importlib.util.module_from_spec(importlib.util.find_spec("own_file"))
+        print(sorted(vars(module)), module.__file__)
+        import own_file
+        print(importlib.reload(own_file).__file__)
+        print(importlib.util.find_spec("pack.one"), importlib.util.find_spec("sys"), importlib.util.find_spec("nowhere"))
+    """,
+    "importlib.import_module and __import__ with odd names": """
+        import importlib
+        class Name(str):
+            def __hash__(self): return str.__hash__(self)
+        print(importlib.import_module(Name("pack.one")).__name__, __import__("pack.two").__name__)
+        for name in ("", ".", "pack.", "..pack", "a\\0b", "\\ud800"):
+            try:
+                print(__import__(name))
+            except Exception as error:
+                print(type(error).__name__, error)
+    """,
+    "a thread waits for a module that another is importing": """
+        import threading
+        sys.started = threading.Event()
+        values = []
+        def first(): import slow
+        def second():
+            sys.started.wait()
+            import slow
+            values.append(slow.value)
+        def third():
+            sys.started.wait()
+            from slow import value
+            values.append(value)
+        threads = [threading.Thread(target=target) for target in (first, second, third)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        print(values, locks())
+    """,
+    "a deadlock of two imports is noticed": """
+        import threading
+        sys.barrier = threading.Barrier(2)
+        def work(name):
+            try:
+                print(end="")
+                results[name] = __import__(name).value
+            except Exception as error:
+                results[name] = type(error).__name__
+        results = {}
+        threads = [threading.Thread(target=work, args=(name,)) for name in ("dead_one", "dead_two")]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        # One of them sees the other's module half done; which one is chance.
+        print(sorted(results), sorted(map(str, results.values())), locks())
+    """,
+    "threads import a circle": """
+        import random, threading
+        sys.setswitchinterval(1e-6)
+        failures = []
+        def work(seed):
+            choose = random.Random(seed)
+            for _ in range(30):
+                try:
+                    __import__(f"threads.m{choose.randrange(CIRCLE)}")
+                except Exception as error:  # of a deadlock that was noticed: chance
+                    failures.append(error)
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        for i in range(CIRCLE):
+            __import__(f"threads.m{i}")
+        print([sys.modules[f"threads.m{i}"].value for i in range(CIRCLE)], locks())
+    """,
+    "a fork while another thread imports": """
+        import threading
+        sys.started = threading.Event()
+        def work(): import slow
+        thread = threading.Thread(target=work)
+        thread.start()
+        sys.started.wait()
+        import warnings
+        warnings.simplefilter("ignore")
+        child = os.fork()
+        if child == 0:
+            import pack.one
+            os._exit(0 if pack.one.X == 1 else 1)
+        print(os.waitpid(child, 0)[1])
+        thread.join()
+    """,
+    "the collector as a module's body sees it": """
+        import gc, collector.asks, collector.collects
+        print(collector.asks.threshold, collector.asks.enabled, collector.collects.counts, gc.get_threshold())
+        import collector.sets
+        print(gc.get_threshold())
+        import collector.disables
+        print(gc.isenabled(), gc.get_threshold())
+    """,
+    "a server in a module's body has collections": """
+        import gc
+        def serve():
+            class Node: pass
+            before = gc.get_stats()[0]["collections"]
+            for _ in range(300_000):
+                node = Node()
+                node.itself = node
+            print(gc.get_stats()[0]["collections"] - before > 10, gc.get_threshold())
+        sys.serve = serve
+        import collector.serves
+    """,
+}
+
+HEAD = """
+import os, sys
+CIRCLE = %d
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import first
+import importlib._bootstrap
+def locks():
+    import gc; gc.collect()
+    return len(importlib._bootstrap._module_locks)
+""" % CIRCLE
+
+
+def program(text: str) -> str:
+    return HEAD + textwrap.dedent(text)
+
+
+def without_addresses(result: Result) -> Result:
+    return result._replace(stdout=re.sub(r" at 0x[0-9a-f]+", "", result.stdout))
+
+
+@pytest.fixture
+def tree(user: User, tmp_path):
+    """The tree, with every module of it in the archive."""
+    root = tmp_path / "tree"
+    write(root, TREE)
+    write(root, {f"program{number}.py": program(text) for number, text in enumerate(PROGRAMS.values())})
+    age(root)
+    write(root, {"record.py": program("import pack.two, frames, renames, own_file\n")})
+    user.run(root / "record.py", env={"PYTHONDONTWRITEBYTECODE": ""})
+    spool = "import sys, pycds_auto.spool as s, pycds_auto._loader as l, glob\n" \
+            "s.append(l.state()['folder'], [s.Miss('M', '0', f) for f in glob.glob(sys.argv[1] + '/lib/**/*.py', recursive=True)])"
+    user.run("-c", spool, str(root))
+    user.build()
+    return root
+
+
+def test_programs_see_what_plain_python_shows(user: User, tree) -> None:
+    differences = []
+    for number, name in enumerate(PROGRAMS):
+        script = tree / f"program{number}.py"
+        plain = user.run(script, plain=True)
+        for attempt in range(2):
+            try:
+                same(without_addresses(user.run(script)), without_addresses(plain))
+            except AssertionError as error:
+                differences.append(f"{name}: {error}")
+    assert not differences, "\n\n".join(differences)
+
+
+STATE = """
+import importlib._bootstrap as b, gc, json, pycds_auto
+before = gc.get_stats()[0]["collections"]
+import pack.one, json, decimal, difflib, argparse, typing, dataclasses, inspect
+kinds = [type(getattr(b, name)).__name__ for name in ("_ModuleLockManager", "_init_module_attrs", "_find_spec")]
+made = [[] for _ in range(2000)]  # seen by the collector
+print(json.dumps([kinds, b._ModuleLockManager.__module__, gc.get_count()[0] < 0, pycds_auto.stats()["hits"]]))
+"""
+
+
+def test_each_can_be_left_out(user: User, tree) -> None:
+    script = tree / "state.py"
+    script.write_text(program(STATE))
+    user.run(script)
+    user.build()
+
+    def told(skip: str) -> list:
+        return json.loads(user.run(script, env={"PYCDS_SKIP": skip}).stdout)
+
+    plain = ["type", "function", "function"]
+    ours = ["type", "builtin_function_or_method", "builtin_function_or_method"]
+    assert told("")[0] == ours and told("")[2]
+    assert told("importlib")[0] == plain and told("importlib")[2]
+    assert told("gc")[0] == ours and not told("gc")[2]
+    assert told("re, gc,importlib,unheard-of")[0] == plain and not told("gc,importlib")[2]
+    assert told("gc,importlib")[3] > 10
