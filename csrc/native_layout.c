@@ -203,9 +203,16 @@ void
 native_layout_postpone_collection(const struct native_layout *layout)
 {
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
-    if (layout->young_threshold != 0 && collector->enabled
-        && collector->generations[0].threshold == layout->young_threshold
-        && collector->generations[0].count > -POSTPONED_ALLOCATIONS) {
+    if (layout->young_threshold == 0 || !collector->enabled) {
+        return;
+    }
+    if (collector->generations[0].threshold != layout->young_threshold) {
+        /* the program has its own wishes by now: back to what it would find */
+        if (collector->generations[0].count < 0) {
+            collector->generations[0].count = 0;
+        }
+    }
+    else if (collector->generations[0].count > -POSTPONED_ALLOCATIONS) {
         collector->generations[0].count = -POSTPONED_ALLOCATIONS;
     }
 }

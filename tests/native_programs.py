@@ -188,6 +188,7 @@ PROGRAMS = {
                 print(hash(code) == hash(code.replace()), len({code, code.replace()}))
     """,
     "settrace": """
+        import lib.subject as s
         seen = []
         def trace(frame, event, argument):
             if of_library(frame.f_code):
@@ -198,7 +199,7 @@ PROGRAMS = {
             for first in (True, False):
                 sys.settrace(trace)
                 if first:
-                    import lib.subject as s, lib.part1, lib.part2
+                    import lib.part1, lib.part2
                 else:
                     s.run()
                 sys.settrace(None)
@@ -214,12 +215,13 @@ PROGRAMS = {
         sys.settrace(None)
     """,
     "setprofile": """
+        import lib.subject as s
         seen = []
         def profile(frame, event, argument):
             if of_library(frame.f_code):
                 seen.append((event, frame.f_code.co_name, frame.f_lineno, getattr(argument, "__name__", None) if event[0] == "c" else repr(argument)))
         sys.setprofile(profile)
-        import lib.subject as s, lib.part1
+        import lib.part1
         sys.setprofile(None)
         print(len(seen), probe.clean(str(seen)))
         seen.clear()
@@ -233,6 +235,7 @@ PROGRAMS = {
         if sys.version_info < (3, 12):
             print("came with 3.12")
             sys.exit()
+        import lib.subject as s
         monitoring, events = sys.monitoring, sys.monitoring.events
         kinds = [name for name in ("PY_START", "PY_RESUME", "PY_RETURN", "PY_YIELD", "CALL", "LINE", "INSTRUCTION", "JUMP", "BRANCH", "STOP_ITERATION", "C_RETURN", "RAISE", "RERAISE", "EXCEPTION_HANDLED", "PY_UNWIND") if hasattr(events, name)]
         wanted = 0
@@ -248,7 +251,7 @@ PROGRAMS = {
         here = events.PY_START | events.PY_RETURN | events.LINE | events.CALL | events.INSTRUCTION
         for switch_off in (False, True, False):
             monitoring.set_events(3, wanted & ~events.C_RETURN | events.CALL)
-            import lib.subject as s, lib.part3
+            import lib.part3
             s.run()
             monitoring.set_events(3, 0)
             print(switch_off, len(seen), seen)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROBE = Path(__file__).resolve().parent / "probe.py"
 
@@ -251,6 +249,8 @@ def hand_made_venv(interpreter: Path, path: Path, *macros: str) -> Path:
     include, suffix = run(interpreter, "-c", ask, env=env).stdout.split()
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not Path(include, "Python.h").exists():
+        import pytest  # the tools that share this file have no need of it
+
         pytest.skip(f"no compiler, or no headers for {interpreter}")
     run(interpreter, "-m", "venv", "--without-pip", path, env=env)
     (packages,) = (path / "lib").glob("python3*/site-packages")

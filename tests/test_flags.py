@@ -75,7 +75,6 @@ OPTIONS = {
     ("-X", "utf8"): True,
     ("-X", "dev"): True,
     ("-X", "frozen_modules=off"): True,
-    ("-X", "tracemalloc"): True,
     ("-W", "error"): True,
     ("-I", "-O"): True,
     ("-I", "-S"): False,
@@ -101,6 +100,16 @@ def test_option(user: User, program: Path, options: tuple[str, ...]) -> None:
     else:
         assert not second.served() and second.hits == 0
         assert not user.cache.exists()
+
+
+def test_tracemalloc_sees_all(user: User, program: Path) -> None:
+    """It has to know who allocated what: an import under it goes the ordinary way, image or not."""
+    user.run(program)
+    user.build()
+    option = ("-X", "tracemalloc")
+    observed = user.observe(*arguments(option, program), readonly=True)
+    assert observed.result == user.run(*arguments(option, program), plain=True)
+    assert observed.active and not observed.served() and observed.hits == 0
 
 
 def test_variants_do_not_mix(user: User, program: Path) -> None:

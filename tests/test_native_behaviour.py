@@ -19,6 +19,9 @@ IMMORTAL = 1 << 28  # references; a code object of the archive has more (native_
 DROPPED = {"again": 1}
 ANY_NUMBER_DROPPED = {"deletion"}
 
+# Imported while something looks on, and therefore the ordinary way.
+LOOKED_ON = {"settrace": {"lib.part1", "lib.part2"}, "setprofile": {"lib.part1"}, "monitoring": {"lib.part3"}}
+
 NOTHING = "import probe\n"
 
 
@@ -42,7 +45,8 @@ class Stock:
         same(observed.result, plain)
         assert plain.returncode == (name == "tracebacks") and plain.stdout
         assert observed.reason is None and (observed.misses, observed.stale) == (0, 0)
-        assert "lib.subject" in observed.served() and not [name for name in observed.unserved() if name.startswith("lib")]
+        unserved = {name for name in observed.unserved() if name.startswith("lib.")}
+        assert "lib.subject" in observed.served() and unserved == LOOKED_ON.get(name, set())
         if name not in ANY_NUMBER_DROPPED:
             assert observed.hits == len(observed.served()) + self.dropped_at_start + DROPPED.get(name, 0)
 
@@ -134,7 +138,7 @@ def test_tracemalloc(stock: Stock, tmp_path: Path, at_start: bool) -> None:
     plain = stock.user.run(*options, program, plain=True, quiet=False)
     ours = stock.user.run(*options, program, readonly=True, quiet=False)
     traced, traced_plain = int(ours.stdout), int(plain.stdout)
-    assert 0.95 * traced_plain < traced < 1.05 * traced_plain + 8192  # the finder has a note of each folder
+    assert 0.95 * traced_plain < traced < 1.05 * traced_plain + 32768  # folders that plain Python listed before are listed
     first, results, last = ours.stderr.splitlines()
     assert first == "0 False" and last.startswith("2 True (")
     assert results == plain.stderr.strip()
@@ -296,7 +300,7 @@ int main(int count, char **arguments)
 """
 
 EMBEDDED = """
-import gc, lib.subject as s, lib.part1, json, email.message
+import gc, lib.subject as s, lib.part1, json, html.parser, argparse  # not datetime: 3.12.1 itself crashes at the second start
 print(s.run() == s.run(), lib.part1.value(), json.dumps([1]), sorted(map(str, s.NUMBERS)))
 print(len(s.run()), [s.TEXTS, s.NESTED], s.loop.__name__ is sys.intern("loop"))
 gc.collect()
