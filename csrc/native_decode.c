@@ -743,7 +743,7 @@ native_decode(struct native_context *context, const unsigned char *stream, size_
     reader.counts[TO_SHARED] = context->entry_count;
     reader.objects[TO_MEMO] = memo;
     reader.memo_capacity = (uint32_t)memo_capacity;
-    if (!decode_groups(&reader) || !decode_items(&reader, &code, 1) || !PyCode_Check(code) || reader.at != reader.end) {
+    if (!decode_groups(&reader) || !decode_own_items(&reader, &code, 1) || !PyCode_Check(code) || reader.at != reader.end) {
         code = NULL;
     }
     PyMem_Free(memo);
