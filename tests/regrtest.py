@@ -109,7 +109,7 @@ class Side:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: os.nice(self.options.nice),
+                preexec_fn=self._before,
             )
             try:
                 status = process.wait(self.options.timeout * 2)
@@ -120,11 +120,19 @@ class Side:
             process.wait()
         outcome = Outcome(self._result(status, output), time.monotonic() - started)
         with contextlib.suppress(OSError, ElementTree.ParseError):
-            outcome.methods = read_report(report)
+            outcome.methods, told = read_report(report)
+            with open(output, "a") as file:
+                file.writelines(told)
         with contextlib.suppress(OSError, SyntaxError):
             outcome.stats = ast.literal_eval(stats.read_text())
         self._keep(name, output, folder)
         return outcome
+
+    def _before(self) -> None:
+        """In the child: a shell's background jobs ignore these, and then some tests of signals never end."""
+        os.nice(self.options.nice)
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
 
     @staticmethod
     def _result(status: int | None, output: Path) -> str:
@@ -158,16 +166,18 @@ class Side:
             return dict(zip(names, pool.map(one, names)))
 
 
-def read_report(path: Path) -> dict[str, str]:
-    """Results of test methods; of several with one name (subtests, repetitions) the worst."""
+def read_report(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Results of test methods, of several with one name (subtests, repetitions) the worst, and what failures said."""
     found: dict[str, str] = {}
+    told: list[str] = []
     order = [SKIPPED, PASSED, "failed"]
     for case in ElementTree.parse(path).iter("testcase"):
         name = case.get("name") or ""
-        failed = case.find("failure") is not None or case.find("error") is not None
-        result = "failed" if failed else SKIPPED if case.find("skipped") is not None else PASSED
+        failures = [*case.iter("failure"), *case.iter("error")]
+        told += [f"\nFAILED {name}\n{failure.text}\n" for failure in failures]
+        result = "failed" if failures else SKIPPED if case.find("skipped") is not None else PASSED
         found[name] = max(found.get(name, SKIPPED), result, key=order.index)
-    return found
+    return found, told
 
 
 def new_failures(ours: Outcome, plain: Outcome) -> dict[str, str]:
