@@ -109,7 +109,7 @@ class Side:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=self._before,
+                preexec_fn=lambda: (os.nice(self.options.nice), default_signals()),
             )
             try:
                 status = process.wait(self.options.timeout * 2)
@@ -127,12 +127,6 @@ class Side:
             outcome.stats = ast.literal_eval(stats.read_text())
         self._keep(name, output, folder)
         return outcome
-
-    def _before(self) -> None:
-        """In the child: a shell's background jobs ignore these, and then some tests of signals never end."""
-        os.nice(self.options.nice)
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
 
     @staticmethod
     def _result(status: int | None, output: Path) -> str:
@@ -166,13 +160,19 @@ class Side:
             return dict(zip(names, pool.map(one, names)))
 
 
+def default_signals() -> None:
+    """A shell's background jobs ignore these, and then some tests of signals never end."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def read_report(path: Path) -> tuple[dict[str, str], list[str]]:
     """Results of test methods, of several with one name (subtests, repetitions) the worst, and what failures said."""
     found: dict[str, str] = {}
     told: list[str] = []
     order = [SKIPPED, PASSED, "failed"]
     for case in ElementTree.parse(path).iter("testcase"):
-        name = case.get("name") or ""
+        name = "::".join(filter(None, (case.get("classname"), case.get("name"))))  # regrtest's have no class
         failures = [*case.iter("failure"), *case.iter("error")]
         told += [f"\nFAILED {name}\n{failure.text}\n" for failure in failures]
         result = "failed" if failures else SKIPPED if case.find("skipped") is not None else PASSED
