@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "recorder.h"
+#include "frame_chunks.h"
 #include "shortcuts.h"
 
 /* A code object or NULL without an exception. If there is no memory for the arena (mlockall, a limit set by the program
@@ -146,6 +147,7 @@ decode(loader_state *state, const struct module_record *module, uint32_t index)
     PyObject *code = NULL;
     if (payload != NULL && session->image.header->encoding == IMAGE_ENCODING_NATIVE) {
         code = decode_native(state, index, payload, size);
+        image_used_payload(&session->image, size);
     }
     else if (payload != NULL) {
         code = PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
@@ -199,6 +201,9 @@ archived_code(loader_state *state, const char *path)
     }
     session->hits++;
     shortcuts_install(state);
+    if (!(session->settings.skipped & ACCELERATION_FRAMES)) {
+        frame_chunks_keep_one();
+    }
     if (module->flags & MODULE_AGED) {
         recorder_note(session, MISS_AGED, path);
     }

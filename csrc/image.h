@@ -148,7 +148,7 @@ struct image {
     size_t size;
     const struct image_header *header;
     bool is_private; /* image_make_private was called: objects may lie in it */
-    uint64_t used_bytes; /* of payloads, since image_forget_payloads last gave pages back */
+    uint64_t used_bytes; /* of payloads, since image_used_payload last gave pages back */
     char *read_from; /* the image's path if it is read piece by piece and not mapped; owned, or NULL */
     unsigned char *fetched; /* then: a bit for each piece that was read; owned */
     uint64_t file_device;

@@ -7,6 +7,7 @@
 enum acceleration {
     ACCELERATION_GC = 1, /* fewer automatic collections during imports */
     ACCELERATION_IMPORTLIB = 2, /* importlib's helpers in C */
+    ACCELERATION_FRAMES = 4, /* a chunk for frames is kept */
 };
 
 struct settings {
