@@ -262,7 +262,10 @@ def describe_value(value, depth=0):
             items = list(items)
         except RuntimeError:  # changed meanwhile
             return f"{kind.__name__} of changing size"
-        return f"{kind.__name__} [{', '.join(describe_value(item, depth + 1) for item in items)}]"
+        texts = [describe_value(item, depth + 1) for item in items]
+        if kind in (set, frozenset) and any(type(item) not in SIMPLE for item in items):
+            texts.sort()  # their order is that of addresses
+        return f"{kind.__name__} [{', '.join(texts)}]"
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -148,16 +148,26 @@ class Side:
         subprocess.run(["chmod", "-R", "u+rwX", str(folder)], capture_output=True)
         subprocess.run(["rm", "-rf", str(folder)], capture_output=True)
 
-    def tests(self, names: list[str], jobs: int) -> dict[str, Outcome]:
-        def one(name: str) -> Outcome:
-            outcome = self.test(name)
-            hits = outcome.stats.get("hits", "-")
-            told = f"{self.name:6} {name}: {outcome.result}, {len(outcome.methods)} methods"
-            print(f"{told}, {hits} hits, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
-            return outcome
+    def tell(self, name: str) -> Outcome:
+        outcome = self.test(name)
+        hits = outcome.stats.get("hits", "-")
+        told = f"{self.name:6} {name}: {outcome.result}, {len(outcome.methods)} methods"
+        print(f"{told}, {hits} hits, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
+        return outcome
 
-        with ThreadPoolExecutor(jobs) as pool:
-            return dict(zip(names, pool.map(one, names)))
+
+def tests(names: list[str], jobs: int, *sides: Side) -> list[dict[str, Outcome]]:
+    """Results on each side. File by file, so that a run that is ended early has said something."""
+
+    def one(name: str) -> list[Outcome]:
+        outcomes = [side.tell(name) for side in sides]
+        if len(sides) == 2 and (worse := new_failures(*outcomes)):
+            print(f"worse  {name}: {', '.join(worse)}", file=sys.stderr, flush=True)
+        return outcomes
+
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(one, names))
+    return [dict(zip(names, outcomes)) for outcomes in zip(*results)]
 
 
 def default_signals() -> None:
@@ -266,13 +276,13 @@ def compare(root: Path, options: argparse.Namespace) -> int:
     names = choose(plain.venv.python, plain.home, options)
     print(f"{options.python}: {len(names)} test files")
     if options.record == "run":
-        ours.tests(names, options.jobs)
+        tests(names, options.jobs, ours)
     else:
         build(ours, "--all")
         modules = [name if name.startswith("test.") else f"test.{name}" for name in names]
         build(ours, "test.regrtest", *modules)
     build(ours)
-    with_it, without = ours.tests(names, options.jobs), plain.tests(names, options.jobs)
+    with_it, without = tests(names, options.jobs, ours, plain)
 
     suspects = {name: found for name in names if (found := new_failures(with_it[name], without[name]))}
     confirmed: dict[str, dict[str, str]] = {}
