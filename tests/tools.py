@@ -2,10 +2,10 @@
 
     python tests/tools.py --python VENV/bin/python [TOOL ...]
 
-The venv has pycds-auto and the tools installed (REQUIREMENTS below); what is missing is told and left out. Each tool works
-on a small program whose imports are in the archive, and what it says must be what it says without pycds-auto.
+The venv has pycds-auto and the tools installed (REQUIREMENTS below). Each tool works on a
+small program whose imports are in the archive, and what it says must be what it says without pycds-auto.
 
-Exit status: 0 no difference, 1 differences, 2 a tool is missing, or its programs took nothing from the archive.
+Exit status: 0 no difference, 1 differences, 2 the programs took nothing from the archive.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 import support
 from support import OLD, User, until, write
 
+# pip install
 REQUIREMENTS = "debugpy py-spy coverage pytest pyinstaller ipython django flask gunicorn celery gevent"
 
 FILES = {
@@ -360,29 +361,32 @@ def clean(report: Report) -> list[str]:
 
 def restore(folder: Path) -> None:
     """As before the tool ran. What it left alone stays the same file, or the archive's would be another."""
+    changed = {}
     for path in folder.iterdir():
         if path.name == "__pycache__" or any(name.split("/")[0] == path.name for name in FILES):
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name, text in FILES.items():
         if not (folder / name).exists() or (folder / name).read_text() != text:
-            write(folder, {name: text})
-            os.utime(folder / name, ns=(OLD, OLD))
+            changed[name] = text
+    write(folder, changed)
+    for name in changed:
+        os.utime(folder / name, ns=(OLD, OLD))
+    if changed:
+        time.sleep(2.1)  # what is younger isn't archived
 
 
-def compare(name: str, python: Path, root: Path) -> tuple[list[str], int]:
+def compare(tool: Callable[[Bench], Report], python: Path, root: Path) -> tuple[list[str], int]:
     """Differing lines, and how many of the programs' modules an import has from the archive."""
     user, folder = User(python, root / "home"), root / "work"
-    user.home.mkdir()
+    user.home.mkdir(parents=True)
     folder.mkdir()
     reports = []
     for turn in ("first", "recorded", "plain", "with"):
         restore(folder)
-        time.sleep(2.1)  # what is younger isn't archived
-        report = clean(TOOLS[name](Bench(user, folder, plain=turn in ("first", "plain"))))
+        report = clean(tool(Bench(user, folder, plain=turn in ("first", "plain"))))
         if turn == "recorded":
             restore(folder)
-            time.sleep(2.1)
             user.run("-c", "import helper, package.inner", cwd=folder)
             user.build()
         elif turn != "first":  # that one writes pycs and files at home
@@ -403,7 +407,7 @@ def main() -> int:
     for name in options.tools or TOOLS:
         with tempfile.TemporaryDirectory(prefix="pt-", ignore_cleanup_errors=True) as folder:
             try:
-                lines, hits = compare(name, options.python.absolute(), Path(folder))
+                lines, hits = compare(TOOLS[name], options.python.absolute(), Path(folder))
             finally:
                 support.end_all_with(folder)
         print(f"{name}: {len(lines) or 'no'} differing lines, {hits} of the programs' modules from the archive", flush=True)
