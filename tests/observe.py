@@ -1,16 +1,18 @@
 """Runs in the interpreter under test: executes a statement and writes down what a program can see afterwards.
 
-    python observe.py MODE OUTPUT STATEMENT
+    python observe.py MODE OUTPUT STATEMENT SHIFT
 
 Modes: `state` describes all modules, functions and classes; `audit`, `profile` and `trace` list the events while the
 statement runs, `late-audit`, `late-profile` and `late-trace` those of a hook that comes after other imports. OUTPUT gets
-one JSON object: text -> text, or text -> list of texts for what has an order. Nothing is imported before the statement.
+one JSON object: text -> text, or text -> list of texts for what has an order. SHIFT: a number, of which only addresses
+depend. Nothing is imported before the statement.
 """
 
 import sys
 
 
-def main(mode, output, statement):
+def main(mode, output, statement, shift):
+    held = [bytes(size * 16) for size in range(int(shift) * 100)]  # other addresses for all that follows  # noqa: F841
     sys.argv[:] = [""]
     stand_in()
     code = compile(statement, "<statement>", "exec")
