@@ -364,8 +364,11 @@ def describe_deep(value, cache):
 
 def describe_class(value):
     space = type.__dict__["__dict__"].__get__(value)
-    names = [f"{name}:{type(item).__name__}" for name, item in list(space.items())]
-    simple = [f"{n}={describe_value(i)}" for n, i in list(space.items()) if type(i) in SIMPLE or type(i) in NESTED]
+    items = list(space.items())
+    if items and items[0][0] != "__module__":  # no class statement made it; Rust's order is chance
+        items.sort(key=lambda item: item[0])
+    names = [f"{name}:{type(item).__name__}" for name, item in items]
+    simple = [f"{name}={describe_value(item)}" for name, item in items if type(item) in SIMPLE or type(item) in NESTED]
     bases = [base.__qualname__ for base in type.__dict__["__mro__"].__get__(value)]
     metaclass = "type" if is_ours(value) else type(value).__qualname__
     return f"{metaclass} {bases} {type.__dict__['__flags__'].__get__(value) & ~(1 << 19)} {names} {simple}"
