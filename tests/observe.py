@@ -15,6 +15,8 @@ def main(mode, output, statement, shift):
     held = [bytes(size * 16) for size in range(int(shift) * 100)]  # other addresses for all that follows  # noqa: F841
     sys.argv[:] = [""]
     stand_in()
+    if mode != "audit" and mode != "late-audit":
+        stand_in_for_finder()
     code = compile(statement, "<statement>", "exec")
     # a module of its own: the statement's names aren't ours
     space = type(sys)("__main__").__dict__
@@ -56,6 +58,13 @@ def stand_in():
             if os.path.isdir(folder):
                 (module.__file__,) = (os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("_loader."))
     sys.modules[OURS] = module
+
+
+def stand_in_for_finder():
+    """Programs loop over sys.meta_path, too. sys.audit takes what a finder takes, and returns None."""
+    if not any(map(is_ours, sys.meta_path)):
+        finder = type("Finder", (), {"__module__": OURS, "find_spec": staticmethod(sys.audit)})()
+        sys.meta_path.insert(sys.meta_path.index(sys.modules["_frozen_importlib_external"].PathFinder), finder)
 
 
 def attempt(code, space):
@@ -112,7 +121,7 @@ def profile(code, space):
 
     def hook(frame, event, argument):
         called = getattr(argument, "__qualname__", "?") if event.startswith("c_") else ""
-        ours = event.startswith("c_") and is_ours(getattr(argument, "__self__", None))
+        ours = event.startswith("c_") and (argument is sys.audit or is_ours(getattr(argument, "__self__", None)))
         events.append((None if ours else event, where(frame), called))
 
     sys.setprofile(hook)
