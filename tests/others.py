@@ -58,14 +58,15 @@ SUITES = {
 # As `python -m pytest`, and the counts at the end. Nothing is imported that wasn't already.
 LAUNCH = """\
 import atexit, os, sys
-def launch(path, process):
+def launch(path, sys, getpid):
+    process = getpid()
     def report():
         loader = sys.modules.get("pycds_auto._loader")
-        if os.getpid() == process:
+        if getpid() == process:
             with open(path, "w") as file:
                 file.write(repr({} if loader is None else loader.stats()))
     atexit.register(report)
-launch(sys.argv.pop(1), os.getpid())
+launch(sys.argv.pop(1), sys, os.getpid)
 sys.path[0] = os.getcwd()
 del launch, atexit, os
 import runpy
