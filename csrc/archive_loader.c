@@ -13,6 +13,7 @@
 
 #include "recorder.h"
 #include "frame_chunks.h"
+#include "patterns.h"
 #include "shortcuts.h"
 
 /* A code object or NULL without an exception. If there is no memory for the arena (mlockall, a limit set by the program
@@ -201,6 +202,7 @@ archived_code(loader_state *state, const char *path)
     }
     session->hits++;
     shortcuts_install(state);
+    patterns_install(state);
     if (!(session->settings.skipped & ACCELERATION_FRAMES)) {
         frame_chunks_keep_one();
     }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "checksum.h"
+#include "patterns.h"
 #include "recorder.h"
 
 typedef struct {
@@ -813,6 +814,7 @@ find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_p
     }
     search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
     if (import_is_observed(state)) {
+        patterns_step_aside(state);
         if (state->finders_are_behind) {
             bring_finders_up_to_date(state);
         }
@@ -821,6 +823,7 @@ find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_p
     if (!prepare_search(state) || !importlib_is_untouched(state)) {
         Py_RETURN_NONE;
     }
+    patterns_install(state);
     PyObject *path = given_path == Py_None ? PySys_GetObject("path") : given_path;
     if (path == NULL
         || (!PyList_CheckExact(path) && !PyTuple_CheckExact(path)

@@ -19,6 +19,7 @@
 #include "encoding.h"
 #include "identity.h"
 #include "rebuilder.h"
+#include "patterns.h"
 #include "shortcuts.h"
 
 /* ---- small helpers ---- */
@@ -270,6 +271,7 @@ intern_strings(loader_state *state)
         {&state->strings.cache_tag, "cache_tag"},
         {&state->strings.path_cache, "_path_cache"},
         {&state->strings.path_mtime, "_path_mtime"},
+        {&state->strings.re, "re"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -536,7 +538,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         record_reason = "not activated in this process";
     }
     return Py_BuildValue(
-        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:d}", "active",
+        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:d,s:K}", "active",
         is_active(state) ? Py_True : Py_False, "reason", reason_object(state), "python",
         text_or_none(session->executable), "prefix", text_or_none(session->prefix), "cache_root",
         text_or_none(session->settings.cache_root), "folder", text_or_none(session->folder), "variant",
@@ -545,13 +547,14 @@ loader_state_report(PyObject *module, PyObject *unused)
         text_or_none(session->identity), "readonly", session->settings.readonly ? Py_True : Py_False, "validate",
         session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
         "record_reason", text_or_none(record_reason), "unknown_validate",
-        text_or_none(session->settings.unknown_validate), "load_seconds", (double)session->load_ns / 1e9);
+        text_or_none(session->settings.unknown_validate), "load_seconds", (double)session->load_ns / 1e9,
+        "pattern_hits", (unsigned long long)session->pattern_hits);
 }
 
 PyDoc_STRVAR(
     inspect_image_doc,
     "inspect_image($module, path, identity=None, /)\n--\n\n"
-    "What an image holds: {'bytes', 'modules', 'directories', 'encoding', 'built' (seconds since the epoch),\n"
+    "What an image holds: {'bytes', 'modules', 'directories', 'patterns', 'encoding', 'built' (seconds since the epoch),\n"
     "'identity'}. Every checksum is compared. Raises FileNotFoundError if there is none, ValueError with the reason\n"
     "for anything else that makes it unusable, other than `identity` included.");
 
@@ -575,15 +578,18 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
         Py_DECREF(path);
         return NULL;
     }
-    uint32_t modules = 0, directories = 0;
+    uint32_t modules = 0, directories = 0, patterns = 0;
     for (uint32_t i = 0; i < image.header->module_count; i++) {
-        modules += !(image_module_at(&image, i)->flags & MODULE_LEFT_OUT);
+        uint32_t flags = image_module_at(&image, i)->flags;
+        modules += !(flags & (MODULE_LEFT_OUT | MODULE_PATTERN));
+        patterns += (flags & (MODULE_LEFT_OUT | MODULE_PATTERN)) == MODULE_PATTERN;
     }
     for (uint32_t i = 0; i < image.header->directory_count; i++) {
         directories += !(image_directory_at(&image, i)->flags & DIRECTORY_LEFT_OUT);
     }
     PyObject *result = Py_BuildValue(
-        "{s:n,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
+        "{s:n,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
+        "patterns", patterns,
         "encoding", image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
         (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
     image_close(&image);
@@ -748,6 +754,7 @@ static PyMethodDef methods[] = {
     DO((state)->strings.cache_tag);                                                                                    \
     DO((state)->strings.path_cache);                                                                                   \
     DO((state)->strings.path_mtime);                                                                                   \
+    DO((state)->strings.re);                                                                                           \
     for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
         DO((state)->globals[i_].name);                                                                                 \
         DO((state)->globals[i_].original);                                                                             \
@@ -769,6 +776,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     }
     FOR_EACH_OBJECT(state, Py_VISIT)
     int result = shortcuts_traverse(state, visit, arg);
+    if (result == 0) {
+        result = patterns_traverse(state, visit, arg);
+    }
     return result != 0 ? result : finder_traverse(state, visit, arg);
 }
 
@@ -784,6 +794,7 @@ module_clear(PyObject *module)
     finder_clear(state);
     loader_clear(state);
     shortcuts_clear(state);
+    patterns_clear(state);
     return 0;
 }
 

@@ -86,13 +86,14 @@ referred_object(struct reader *reader, enum reference_kind kind, uint32_t index)
     return object != NULL ? object : native_shared_entry(reader->context, index); /* the memo has no gaps */
 }
 
-/* `count` objects, or references to ones that are there already, into `items`. References are not counted: everything
-   that is made lives as long as the process, and keep_tracked_object sees to it that the collector doesn't wonder.
+/* `count` objects, or references to ones that are there already, into `items`. References are counted only if the items
+   get an owner that may be freed (`owned`): all other things that are made live as long as the process, and
+   keep_tracked_object sees to it that the collector doesn't wonder.
 
    Which kind of reference comes next can't be foretold, and a wrong guess of the processor costs more than all the rest:
    kind and index are computed, without branches. */
 static inline bool
-decode_items(struct reader *reader, PyObject **items, int64_t count)
+decode_references(struct reader *reader, PyObject **items, int64_t count, bool owned)
 {
     const unsigned char *at = reader->at, *const end = reader->end;
     for (int64_t i = 0; i < count; i++) {
@@ -105,6 +106,9 @@ decode_items(struct reader *reader, PyObject **items, int64_t count)
             reader->at = at;
             item = decode_new_object(reader);
             at = reader->at;
+            if (owned && item != NULL && (first & NATIVE_MEMO || first >= NATIVE_MEMO_FAR)) {
+                Py_INCREF(item); /* its first reference is the memo's, or the table's */
+            }
         }
         else {
             unsigned int wide = first >> 7; /* two bytes */
@@ -116,6 +120,9 @@ decode_items(struct reader *reader, PyObject **items, int64_t count)
             index += first >= 0xc0 ? NATIVE_SHARED_NEAR : 0;
             item = referred_object(reader, kind, index);
             at += 1 + wide;
+            if (owned) {
+                Py_XINCREF(item);
+            }
         }
         if (item == NULL) {
             return false;
@@ -124,6 +131,19 @@ decode_items(struct reader *reader, PyObject **items, int64_t count)
     }
     reader->at = at;
     return true;
+}
+
+static inline bool
+decode_items(struct reader *reader, PyObject **items, int64_t count)
+{
+    return decode_references(reader, items, count, false);
+}
+
+/* The same for something that may be freed: it owns a reference to each of its items. */
+static bool
+decode_own_items(struct reader *reader, PyObject **items, int64_t count)
+{
+    return decode_references(reader, items, count, true);
 }
 
 /* ---- objects in the arena ---- */
@@ -268,6 +288,15 @@ decode_character(struct reader *reader, bool interned)
 }
 
 static PyObject *
+decode_bytes_once(struct reader *reader)
+{
+    int64_t size = read_size(reader, 1);
+    const char *bytes = (const char *)reader->at;
+    reader->at += Py_MAX(size, 0);
+    return size < 0 ? NULL : PyBytes_FromStringAndSize(bytes, size);
+}
+
+static PyObject *
 decode_float(struct reader *reader)
 {
     double value;
@@ -331,19 +360,22 @@ decode_tuple(struct reader *reader)
     return decode_items(reader, tuple->ob_item, size) ? (PyObject *)tuple : NULL;
 }
 
-/* If an item is malformed, what is complete stays for good, here and below: it may be in the memo. What isn't complete
-   is hidden from the collector: gc.get_objects() would hand it out. */
+/* Not in the arena: a tuple that the collector tracks, or one of code that runs once. */
 static PyObject *
-decode_tracked_tuple(struct reader *reader)
+decode_ordinary_tuple(struct reader *reader, bool tracked)
 {
     int64_t size = read_size(reader, 1);
     PyObject *tuple = size < 0 ? NULL : PyTuple_New(size);
-    if (tuple == NULL) {
+    if (tuple == NULL || size == 0) {
+        return tuple;
+    }
+    PyObject_GC_UnTrack(tuple); /* until it is complete: gc.get_objects() would hand it out */
+    if (!decode_own_items(reader, ((PyTupleObject *)tuple)->ob_item, size)) {
+        Py_DECREF(tuple);
         return NULL;
     }
-    if (!decode_items(reader, ((PyTupleObject *)tuple)->ob_item, size)) {
-        PyObject_GC_UnTrack(tuple);
-        return NULL;
+    if (tracked) {
+        PyObject_GC_Track(tuple);
     }
     return tuple;
 }
@@ -373,21 +405,28 @@ decode_frozenset(struct reader *reader)
     return set;
 }
 
+/* What a code object starts with, up to its code units. */
+static bool
+read_code_numbers(struct reader *reader, struct native_code_parts *parts)
+{
+    for (int i = 0; i < NATIVE_CODE_NUMBERS; i++) {
+        int64_t number = read_varint(reader);
+        if (number < 0) {
+            return false;
+        }
+        parts->numbers[i] = (int)(uint32_t)number; /* those that may not be negative are checked with the rest */
+    }
+    parts->units = read_size(reader, NATIVE_UNIT_BYTES);
+    return parts->units > 0;
+}
+
 /* varints argcount, posonlyargcount, kwonlyargcount, stacksize, flags, firstlineno, firsttraceable, code units; the
    adaptive code; then the objects in marshal's order (native_layout.h, enum native_code_object). */
 static PyObject *
 decode_code(struct reader *reader)
 {
     struct native_code_parts parts;
-    for (int i = 0; i < NATIVE_CODE_NUMBERS; i++) {
-        int64_t number = read_varint(reader);
-        if (number < 0) {
-            return NULL;
-        }
-        parts.numbers[i] = (int)(uint32_t)number; /* those that may not be negative are checked with the rest */
-    }
-    parts.units = read_size(reader, NATIVE_UNIT_BYTES);
-    if (parts.units <= 0) {
+    if (!read_code_numbers(reader, &parts)) {
         return NULL;
     }
     size_t bytes = (size_t)parts.units * NATIVE_UNIT_BYTES;
@@ -401,6 +440,34 @@ decode_code(struct reader *reader)
         return NULL;
     }
     return native_code_fill(&reader->context->layout, code, &parts) ? (PyObject *)code : NULL;
+}
+
+/* Code that runs once is an ordinary object: when it has run it is freed, with its tuples and tables, and the next module
+   is given their memory. */
+static PyObject *
+decode_code_once(struct reader *reader)
+{
+    struct native_code_parts parts;
+    memset(&parts, 0, sizeof(parts));
+    if (!read_code_numbers(reader, &parts)) {
+        return NULL;
+    }
+    size_t bytes = (size_t)parts.units * NATIVE_UNIT_BYTES;
+    PyCodeObject *code = PyObject_Malloc(NATIVE_CODE_HEAD + bytes);
+    if (code == NULL) {
+        return PyErr_NoMemory();
+    }
+    memcpy(code->co_code_adaptive, reader->at, bytes);
+    reader->at += bytes;
+    if (!decode_own_items(reader, parts.objects, NATIVE_CODE_OBJECTS)
+        || !native_code_fill(&reader->context->layout, code, &parts)) {
+        for (int i = 0; i < NATIVE_CODE_OBJECTS; i++) {
+            Py_XDECREF(parts.objects[i]);
+        }
+        PyObject_Free(code);
+        return NULL;
+    }
+    return PyObject_Init((PyObject *)code, &PyCode_Type);
 }
 
 /* ---- the shared table ---- */
@@ -502,7 +569,9 @@ decode_container(struct reader *reader, enum native_tag tag)
     reader->depth++;
     PyObject *object = tag == NATIVE_TUPLE           ? decode_tuple(reader)
                        : tag == NATIVE_CODE          ? decode_code(reader)
-                       : tag == NATIVE_TUPLE_TRACKED ? decode_tracked_tuple(reader)
+                       : tag == NATIVE_CODE_ONCE     ? decode_code_once(reader)
+                       : tag == NATIVE_TUPLE_ONCE    ? decode_ordinary_tuple(reader, false)
+                       : tag == NATIVE_TUPLE_TRACKED ? decode_ordinary_tuple(reader, true)
                        : tag == NATIVE_SLICE         ? decode_slice(reader)
                                                      : decode_frozenset(reader);
     reader->depth--;
@@ -535,6 +604,8 @@ decode_tagged(struct reader *reader, enum native_tag tag)
         return decode_complex(reader);
     case NATIVE_BYTES:
         return decode_bytes(reader);
+    case NATIVE_BYTES_ONCE:
+        return decode_bytes_once(reader);
     case NATIVE_ASCII:
         return decode_ascii(reader, false);
     case NATIVE_ASCII_INTERNED:
@@ -552,6 +623,8 @@ decode_tagged(struct reader *reader, enum native_tag tag)
     case NATIVE_FROZENSET:
     case NATIVE_SLICE:
     case NATIVE_CODE:
+    case NATIVE_TUPLE_ONCE:
+    case NATIVE_CODE_ONCE:
         return decode_container(reader, tag);
     case NATIVE_MEMO_FAR:
     case NATIVE_SHARED_FAR:
@@ -670,7 +743,7 @@ native_decode(struct native_context *context, const unsigned char *stream, size_
     reader.counts[TO_SHARED] = context->entry_count;
     reader.objects[TO_MEMO] = memo;
     reader.memo_capacity = (uint32_t)memo_capacity;
-    if (!decode_groups(&reader) || !decode_items(&reader, &code, 1) || !PyCode_Check(code) || reader.at != reader.end) {
+    if (!decode_groups(&reader) || !decode_own_items(&reader, &code, 1) || !PyCode_Check(code) || reader.at != reader.end) {
         code = NULL;
     }
     PyMem_Free(memo);

@@ -20,6 +20,7 @@ struct seen {
     PyObject *object; /* NULL: empty */
     uint32_t uses;
     uint32_t memo; /* index + 1; 0: not in the memo yet */
+    bool once; /* code that runs once, or a part of it: freed after that, if `uses` is 1 */
 };
 
 struct seen_map {
@@ -341,9 +342,9 @@ encode_items(struct encoder *encoder, PyObject *tuple)
 }
 
 static int
-put_tuple(struct encoder *encoder, PyObject *tuple, unsigned int flag)
+put_tuple(struct encoder *encoder, PyObject *tuple, unsigned int flag, bool once)
 {
-    unsigned int tag = stays_tracked(tuple) ? NATIVE_TUPLE_TRACKED : NATIVE_TUPLE;
+    unsigned int tag = stays_tracked(tuple) ? NATIVE_TUPLE_TRACKED : once ? NATIVE_TUPLE_ONCE : NATIVE_TUPLE;
     if (PyTuple_GET_SIZE(tuple) > INT_MAX) {
         return refuse(encoder, "a constant is too large");
     }
@@ -414,11 +415,11 @@ put_frozenset(struct encoder *encoder, PyObject *set, unsigned int flag)
 }
 
 static int
-put_code(struct encoder *encoder, PyObject *object, unsigned int flag)
+put_code(struct encoder *encoder, PyObject *object, unsigned int flag, bool once)
 {
     struct native_code_parts parts;
     native_code_take_apart((PyCodeObject *)object, &parts);
-    if (put_byte(encoder, NATIVE_CODE | flag) < 0) {
+    if (put_byte(encoder, (once ? NATIVE_CODE_ONCE : NATIVE_CODE) | flag) < 0) {
         return RET_ERROR;
     }
     for (int i = 0; i < NATIVE_CODE_NUMBERS; i++) {
@@ -443,20 +444,20 @@ put_code(struct encoder *encoder, PyObject *object, unsigned int flag)
 }
 
 static int
-put_object(struct encoder *encoder, PyObject *object, unsigned int flag)
+put_object(struct encoder *encoder, PyObject *object, unsigned int flag, bool once)
 {
     if (PyUnicode_CheckExact(object)) {
         return put_text(encoder, object, flag);
     }
     if (PyBytes_CheckExact(object)) {
-        return put_block(
-            encoder, NATIVE_BYTES | flag, PyBytes_AS_STRING(object), (size_t)PyBytes_GET_SIZE(object));
+        return put_block(encoder, (once ? NATIVE_BYTES_ONCE : NATIVE_BYTES) | flag, PyBytes_AS_STRING(object),
+                         (size_t)PyBytes_GET_SIZE(object));
     }
     if (PyTuple_CheckExact(object)) {
-        return put_tuple(encoder, object, flag);
+        return put_tuple(encoder, object, flag, once);
     }
     if (PyCode_Check(object)) {
-        return put_code(encoder, object, flag);
+        return put_code(encoder, object, flag, once);
     }
     if (PyLong_CheckExact(object)) {
         return put_integer(encoder, object, flag);
@@ -506,11 +507,11 @@ encode_object(struct encoder *encoder, PyObject *object)
     if (entry->memo != 0) {
         return put_memo_reference(encoder, entry->memo - 1);
     }
-    bool again = entry->uses > 1;
+    bool again = entry->uses > 1, once = entry->once && !again;
     if (++encoder->depth > NATIVE_DEPTH_LIMIT) {
         return refuse(encoder, "constants are nested too deeply");
     }
-    if (put_object(encoder, object, again ? NATIVE_MEMO : 0) < 0) {
+    if (put_object(encoder, object, again ? NATIVE_MEMO : 0, once) < 0) {
         return RET_ERROR;
     }
     encoder->depth--;
@@ -542,6 +543,42 @@ collect_leaf(struct encoder *encoder, PyObject *leaf)
     return PyList_Append(encoder->groups[group], leaf);
 }
 
+/* Says that an object is code that runs once, or a part of such code. */
+static int
+mark_once(struct encoder *encoder, PyObject *object)
+{
+    struct seen *entry = seen_entry(&encoder->seen, object);
+    if (entry == NULL) {
+        return RET_ERROR;
+    }
+    entry->once = true;
+    return RET_OK;
+}
+
+/* The parts of code that runs once: its tuples, its tables (those that aren't used in place), and the code objects among
+   its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED (Python/compile.c, compute_code_flags). */
+static int
+mark_parts(struct encoder *encoder, const struct native_code_parts *parts)
+{
+    static const enum native_code_object own[] = {
+        NATIVE_CONSTS, NATIVE_NAMES, NATIVE_LOCALSPLUSNAMES, NATIVE_LINETABLE, NATIVE_EXCEPTIONTABLE};
+    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+        PyObject *part = parts->objects[own[i]];
+        if ((PyTuple_CheckExact(part) || !encoder->in_place) && mark_once(encoder, part) < 0) {
+            return RET_ERROR;
+        }
+    }
+    PyObject *consts = parts->objects[NATIVE_CONSTS];
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(consts); i++) {
+        PyObject *constant = PyTuple_GET_ITEM(consts, i);
+        if (PyCode_Check(constant) && !(((PyCodeObject *)constant)->co_flags & CO_OPTIMIZED)
+            && mark_once(encoder, constant) < 0) {
+            return RET_ERROR;
+        }
+    }
+    return RET_OK;
+}
+
 /* Counts the uses of each object in a module, and collects its leaves. Deep nesting ends here: RET_ERROR with a
    refusal. */
 static int
@@ -554,7 +591,8 @@ count_object(struct encoder *encoder, PyObject *object)
     if (++entry->uses > 1) {
         return RET_OK;
     }
-    if (encoder->collecting && collect_leaf(encoder, object) < 0) {
+    bool once = entry->once;
+    if (encoder->collecting && !once && collect_leaf(encoder, object) < 0) {
         return RET_ERROR;
     }
     if (++encoder->depth > NATIVE_DEPTH_LIMIT) {
@@ -592,6 +630,9 @@ count_object(struct encoder *encoder, PyObject *object)
     else if (PyCode_Check(object)) {
         struct native_code_parts parts;
         native_code_take_apart((PyCodeObject *)object, &parts);
+        if (once && mark_parts(encoder, &parts) < 0) {
+            return RET_ERROR;
+        }
         for (int i = 0; i < NATIVE_CODE_OBJECTS; i++) {
             PyObject *part = parts.objects[i];
             if (i == NATIVE_LOCALSPLUSKINDS) {
@@ -744,7 +785,7 @@ write_table(struct encoder *encoder, PyObject *leaves)
         for (uint32_t i = 0; i < count; i++) {
             offsets[i] = (uint16_t)(encoder->output.size - start);
             PyObject *leaf = PyList_GET_ITEM(leaves, first + i);
-            if (put_object(encoder, leaf, 0) < 0) {
+            if (put_object(encoder, leaf, 0, false) < 0) {
                 goto done;
             }
         }
@@ -848,7 +889,10 @@ encode_module(struct encoder *encoder, PyObject *code, PyObject *orders, Py_ssiz
             return NULL;
         }
     }
-    int result = count_object(encoder, code);
+    int result = mark_once(encoder, code);
+    if (result == RET_OK) {
+        result = count_object(encoder, code);
+    }
     encoder->depth = 0;
     if (result == RET_OK) {
         result = number_leaves(encoder);
@@ -1141,10 +1185,12 @@ native_verify(struct native_context *context, PyObject *stream, PyObject *marsha
     PyObject *unmarshalled =
         PyMarshal_ReadObjectFromString(PyBytes_AS_STRING(marshalled), PyBytes_GET_SIZE(marshalled));
     if (unmarshalled == NULL) {
+        Py_DECREF(decoded);
         return NULL;
     }
     const char *reason = compare(decoded, unmarshalled);
     Py_DECREF(unmarshalled);
+    Py_DECREF(decoded);
     return reason == NULL ? Py_NewRef(Py_None) : PyUnicode_FromString(reason);
 }
 

@@ -13,6 +13,10 @@
    the type `bytes` has the same address in every process (native_layout.h, `fixed_types`), and save a seventh of the
    memory that a load would otherwise fill: what a load costs is mostly pages of memory. Line tables are nearly all of
    them, and nobody writes to those, not even their reference counts, before a program asks for one.
+
+   The bodies of modules and of their classes run once. They are ordinary objects, which the interpreter frees when they
+   have run, as it does without us; so are their tuples and tables, where nothing else refers to them. The rest is never
+   freed.
    Strings and byte strings that two modules or more have in common are kept
    once per image, in the shared table; all else follows in the order in which it is needed.
 
@@ -37,7 +41,7 @@
 
 /* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision is
    not used, and built anew. image.py has the same number. */
-#define NATIVE_REVISION 1
+#define NATIVE_REVISION 2
 
 #define NATIVE_MEMO 0x20
 
@@ -64,6 +68,9 @@ enum native_tag {
     NATIVE_FROZENSET, /* varint size; objects in the order in which marshal adds them */
     NATIVE_CODE, /* see native_decode.c, decode_code */
     NATIVE_SLICE, /* start, stop, step; a constant from 3.14 on */
+    NATIVE_CODE_ONCE, /* as NATIVE_CODE, _TUPLE, _BYTES: code that runs once and its parts, to be freed then */
+    NATIVE_TUPLE_ONCE,
+    NATIVE_BYTES_ONCE,
     NATIVE_MEMO_FAR, /* uint32_t index */
     NATIVE_SHARED_FAR, /* uint32_t index */
     NATIVE_TAGS,

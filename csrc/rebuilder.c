@@ -27,7 +27,9 @@ extern char **environ;
 
 /* How long after a rebuild, in seconds, the next may start: for new modules, while there is no image (the last rebuild
    failed, then), for what only changed, for misses that nobody folded. */
-enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300 };
+enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300, PAUSE_PATTERNS = 3600 };
+
+#define MANY_PATTERNS 8
 
 /* The one session of this process; not a Python object, and set in the main interpreter only. */
 static struct session *exit_session;
@@ -98,7 +100,7 @@ rebuild_is_worth_it(const struct session *session)
         return false; /* nothing to fold: what most runs end with, after this one stat */
     }
     bool left_over = since_miss >= PAUSE_LEFT_OVER && since_miss < 1e11;
-    if (worthy == 0 && !left_over) {
+    if (worthy == 0 && session->worthy_patterns < MANY_PATTERNS && !left_over) {
         return false;
     }
     bool image_exists;
@@ -114,6 +116,10 @@ rebuild_is_worth_it(const struct session *session)
             return true;
         }
         if (worthy > 0 && since_rebuild >= PAUSE_CHANGED) {
+            return true;
+        }
+        /* They alone are worth one now and then: some programs make other ones each time. */
+        if (session->worthy_patterns >= MANY_PATTERNS && since_rebuild >= PAUSE_PATTERNS) {
             return true;
         }
     }

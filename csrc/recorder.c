@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -151,6 +152,42 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
                 }
             }
         }
+    }
+    errno = saved_errno;
+}
+
+void
+recorder_note_pattern(struct session *session, const char *key, size_t bytes)
+{
+    if (!session->recording) {
+        return;
+    }
+    int saved_errno = errno;
+    char *line = malloc(3 * bytes + 32);
+    if (line != NULL) {
+        static const char digits[] = "0123456789abcdef";
+        size_t size = (size_t)snprintf(line, 32, "%c %s ", MISS_PATTERN, session->variant);
+        for (size_t i = 0; i < bytes; i++) {
+            unsigned char byte = (unsigned char)key[i];
+            if (byte == '%' || byte < ' ') {
+                line[size++] = '%';
+                line[size++] = digits[byte >> 4];
+                line[size++] = digits[byte & 15];
+            }
+            else {
+                line[size++] = (char)byte;
+            }
+        }
+        line[size++] = '\n';
+        const char *reason = append(session, line, size);
+        if (reason != NULL) {
+            session->recording = false;
+            session->record_reason = reason;
+        }
+        else {
+            session->worthy_patterns++;
+        }
+        free(line);
     }
     errno = saved_errno;
 }

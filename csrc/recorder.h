@@ -10,6 +10,7 @@ enum miss_kind {
     MISS_CHANGED = 'C', /* a source file that is in the image, but has changed */
     MISS_AGED = 'A', /* a hit, of a module that is to be dropped if nobody uses it */
     MISS_DIRECTORY = 'D', /* a directory whose listing is not in the image, or not proved any more */
+    MISS_PATTERN = 'R', /* a regular expression (patterns.h); in place of the path its key, with percent escapes */
 };
 
 /* Spool lines beyond this many bytes are not written: a rebuilder that cannot run must not cost disk. */
@@ -18,6 +19,9 @@ enum miss_kind {
 /* Notes one miss. `path` is absolute. Leaves errno alone; never raises. Needs the interpreter's lock (or the like):
    the session is not locked here. */
 void recorder_note(struct session *session, enum miss_kind kind, const char *path);
+
+/* The same for the key of a pattern. */
+void recorder_note_pattern(struct session *session, const char *key, size_t bytes);
 
 /* Makes sure that the sub-folder exists, private to this user. Returns NULL or a reason. */
 const char *recorder_make_folder(const struct session *session);

@@ -41,9 +41,10 @@ struct session {
     pid_t pid; /* of the process that was activated: a fork's child is another */
 
     uint64_t hits, misses, stale;
+    uint64_t pattern_hits; /* regular expressions from the image */
     int64_t load_ns; /* time spent in making code objects of hits; counted with PYCDS_LOG only */
     /* what a rebuild would bring: misses of settled files, modules that changed, directories that could not be proved */
-    uint64_t worthy_modules, worthy_changes, worthy_directories;
+    uint64_t worthy_modules, worthy_changes, worthy_directories, worthy_patterns;
 };
 
 /* Says why there is no image in use, and stops using it (the mapping stays: it may be in use right now). */

@@ -8,6 +8,7 @@ enum acceleration {
     ACCELERATION_GC = 1, /* fewer automatic collections during imports */
     ACCELERATION_IMPORTLIB = 2, /* importlib's helpers in C */
     ACCELERATION_FRAMES = 4, /* a chunk for frames is kept */
+    ACCELERATION_RE = 8, /* compiled regular expressions */
 };
 
 struct settings {

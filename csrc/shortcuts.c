@@ -1,5 +1,7 @@
 #include "shortcuts.h"
 
+#include "patterns.h"
+
 #include <string.h>
 
 #define BOOTSTRAP_FILE "<frozen importlib._bootstrap>"
@@ -28,23 +30,6 @@ state_of(PyObject *self)
 
 static void step_aside(loader_state *state);
 
-/* A call that takes no more of the recursion limit than if it had been made instead of the call to us. 3.11 counts calls
-   of C functions, too (Objects/call.c, _PyObject_MakeTpCall); later versions count them apart, against thousands. */
-static PyObject *
-call_in_our_place(PyObject *callable, PyObject *arguments, PyObject *keywords)
-{
-#if PY_VERSION_HEX < 0x030c0000
-    Py_LeaveRecursiveCall();
-#endif
-    PyObject *result = PyObject_Call(callable, arguments, keywords);
-#if PY_VERSION_HEX < 0x030c0000
-    if (Py_EnterRecursiveCall("") != 0) { /* we were that deep when we were called */
-        Py_CLEAR(result);
-    }
-#endif
-    return result;
-}
-
 static PyObject *
 manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
@@ -54,7 +39,13 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     if (state != NULL && state->shortcuts.installed && import_is_observed(state)) {
         /* the first of an import's steps: the others will find what they replaced, too */
         step_aside(state);
-        return call_in_our_place(state->shortcuts.plain_manager, arguments, keywords);
+        patterns_step_aside(state);
+        leave_call();
+        PyObject *result = PyObject_Call(state->shortcuts.plain_manager, arguments, keywords);
+        if (!enter_call()) {
+            Py_CLEAR(result);
+        }
+        return result;
     }
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O:_ModuleLockManager", names, &name)) {
         return NULL;
@@ -116,9 +107,8 @@ manager_enter(PyObject *object, PyObject *unused)
 }
 
 static PyObject *
-manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize_t count)
 {
-    lock_manager *self = (lock_manager *)object;
     if (self->plain != NULL) {
         PyObject *plain = self->plain;
         self->plain = NULL;
@@ -144,6 +134,18 @@ manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
     Py_CLEAR(self->joined);
     if (holder == self && self->count == 0) {
         Py_CLEAR(self->lock);
+    }
+    return result;
+}
+
+static PyObject *
+manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+    lock_manager *self = (lock_manager *)object;
+    PyObject *result = leave(object, self, arguments, count);
+    loader_state *state = state_of(object);
+    if (result != NULL && state != NULL && !state->patterns.tried && self->name == state->strings.re) {
+        patterns_install(state); /* the first patterns may come before the next import */
     }
     return result;
 }

@@ -53,7 +53,7 @@ struct guarded_global {
 /* The strings that we look things up with. */
 struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
-        *get_code, *cache_tag, *path_cache, *path_mtime;
+        *get_code, *cache_tag, *path_cache, *path_mtime, *re;
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
@@ -72,6 +72,23 @@ struct shortcuts {
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
     struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
     struct shortcut_strings strings;
+};
+
+#define PATTERN_MODULES 5
+#define PATTERN_DICTIONARIES 24
+
+/* patterns.c: what of the package `re` was replaced, and what is watched; all objects owned. */
+struct patterns {
+    bool tried; /* to put ours in place, once `re` was there */
+    bool serves; /* the package came from the image, so that its entries are good */
+    bool aside; /* the plain function is back for the time being */
+    unsigned int noted; /* patterns recorded */
+    PyObject *compiler; /* dictionary of re._compiler */
+    PyObject *function, *plain_compile; /* ours, and what it replaced */
+    PyObject *sre_compile; /* _sre.compile */
+    int watched_count;
+    PyObject *watched[PATTERN_DICTIONARIES]; /* dictionaries that have to stay as they are */
+    PyObject *pairs[PATTERN_DICTIONARIES]; /* their keys and values in turn, as tuples */
 };
 
 /* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
@@ -118,6 +135,7 @@ typedef struct {
 
     struct native_use native;
     struct shortcuts shortcuts;
+    struct patterns patterns;
 
     enum { OBSERVERS_DUE, OBSERVERS_KNOWN, OBSERVERS_UNKNOWN } observers; /* can native_is_observed() be asked? */
 
@@ -135,6 +153,27 @@ PyObject *loaded_module(const char *name);
 
 #define RET_OK 0
 #define RET_ERROR (-1)
+
+/* A call that we pass on takes no more of the recursion limit than if we had not been called: between these two. 3.11
+   counts calls of C functions, too (Objects/call.c, Objects/methodobject.c); later versions count them apart, against
+   thousands. False: an exception. */
+static inline void
+leave_call(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    Py_LeaveRecursiveCall();
+#endif
+}
+
+static inline bool
+enter_call(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    return Py_EnterRecursiveCall("") == 0; /* we were that deep when we were called */
+#else
+    return true;
+#endif
+}
 
 /* Fills the importlib part of the state. RET_OK; RET_ERROR with an exception, or without one and with *reason set when
    importlib is not as CPython made it. */

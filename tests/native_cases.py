@@ -438,14 +438,74 @@ def test_code_watchers_are_respected():
     assert native_decode(table, streams)[0].co_filename == "x"
 
 
+# What a body has that may be freed with it, and what outlives it: shared and memo objects among the constants.
+BODIES = """
+'''A docstring.'''
+import os as first, sys as second
+NUMBERS = 10**30, 2**70, 1.5, {1, 2, 3} == {3, 2, 1}, "text", b"bytes", (10**30, frozenset({4}), "text")
+def found(x): return x in {1, 2, 3}, x in {4}, 10**30
+class Body:
+    "Of a class."
+    attribute = 10**30, "text", (2**70, "an attribute"), {"an attribute", 7} == {7}
+    def method(self): return __class__, 2**70
+    class Inner:
+        inner = "text", 2**70
+def outer():
+    class Local:
+        local = "text", 10**30
+    return Local
+"""
+
+
+def test_bodies_are_freed():
+    """The body of a module, and those of its classes; not of a class in a function, which may be run again."""
+    bodies = [*convert(BODIES)[0], *convert(BODIES)[1]]
+    while bodies:
+        code = bodies.pop()
+        scope = {"__name__": "module"}
+        inside = {item.co_name: weakref.ref(item) for item in code.co_consts if isinstance(item, types.CodeType)}
+        inside["Inner"] = weakref.ref(next(item for item in inside["Body"]().co_consts if isinstance(item, types.CodeType) and item.co_name == "Inner"))
+        itself = weakref.ref(code)
+        exec(code, scope)
+        del code
+        assert itself() is None
+        freed = {name for name, reference in inside.items() if reference() is None}
+        assert freed == {"Body", "Inner"}, freed
+        for _ in range(3):
+            gc.collect()
+        assert scope["Body"].attribute == (10**30, "text", (2**70, "an attribute"), False)
+        assert scope["found"](2) == (True, False, 10**30) and scope["found"](4) == (False, True, 10**30)
+        assert scope["Body"]().method() == (scope["Body"], 2**70) and scope["Body"].Inner.inner == ("text", 2**70)
+        assert scope["outer"]().local == ("text", 10**30) and scope["NUMBERS"][-1] == (10**30, frozenset({4}), "text")
+
+
+def test_bodies_leave_no_references():
+    """Freeing takes back just the references that the body had: again and again, nothing dies that others use."""
+    marshalled = [marshal.dumps(compile(BODIES.replace("an attribute", f"attribute {i}"), "x", "exec")) for i in range(40)]
+    table, streams = encode(*marshalled)
+    shared = sys.intern("text")
+    kept = []
+    for _ in range(5):
+        codes = native_decode(table, streams)
+        for code in codes:
+            scope = {"__name__": "module"}
+            exec(code, scope)
+            kept.append(scope["found"])
+        del codes, code
+        gc.collect()
+    assert all(found(4) == (False, True, 10**30) for found in kept)
+    assert sys.getrefcount(shared) > 1 and shared == "text"
+
+
 def test_tracemalloc():
     import tracemalloc
 
     tracemalloc.start()
     try:
-        (decoded,), _ = convert(SOURCE)
+        (decoded,), _ = convert("def f(): return 1")
         tracemalloc.take_snapshot()
-        assert tracemalloc.get_object_traceback(decoded) is None
+        assert tracemalloc.get_object_traceback(decoded) is not None  # runs once: an ordinary object
+        assert tracemalloc.get_object_traceback(decoded.co_consts[0]) is None
     finally:
         tracemalloc.stop()
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from ._loader import checksum, inspect_image
 
 MAGIC = b"\x89PYCDS\r\n"
-FORMAT = 2
+FORMAT = 3
 BYTE_ORDER = 0x01020304
 ENCODING_MARSHAL = 1
 ENCODING_NATIVE = 2
-NATIVE_REVISION = 1
+NATIVE_REVISION = 2
 """csrc/native_format.h"""
 
 LEFT_OUT = 1
@@ -26,13 +26,16 @@ LEFT_OUT = 1
 AGED = 2
 """Flag of a module that nobody is known to have used since the image's ``aged_ns``."""
 
+PATTERN = 4
+"""Flag of a module that is none but a regular expression (patterns.py)."""
+
 NAME_DIRECTORY = 1
 NAME_SOURCE = 2
 NAME_BYTECODE = 4
 NAME_UNCERTAIN = 8
 NAME_EXTENSION_SHIFT = 8
 
-_HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ QQQ")
+_HEADER = struct.Struct("=8sIIQQ IIqqIIIIII QQQQQ QQQQ")
 _MODULE = struct.Struct("=QQQIIqqQQQQQ")
 _DIRECTORY = struct.Struct("=QQQIIqqQQQQQ")
 _LISTING = struct.Struct("=II")
@@ -188,7 +191,7 @@ def build(
         len(modules), len(directories), len(module_table_bytes) // 4, len(directory_table_bytes) // 4,
         NATIVE_REVISION if encoding.kind == ENCODING_NATIVE else 0,
         module_table, module_records_at, directory_table, directory_records_at, checksum(body),
-        shared_table, len(encoding.table), encoding.table_age,
+        shared_table, len(encoding.table), encoding.table_age, sum(bool(module.flags & PATTERN) for module in modules),
     ]  # fmt: skip
     fields[4] = checksum(_HEADER.pack(*fields) + identity_text)
     return _HEADER.pack(*fields) + identity_text + body
@@ -204,9 +207,10 @@ def _sealed(record: bytes, path: bytes) -> bytes:
 
 
 class Image(NamedTuple):
-    """What an image holds, in its own order; payloads are views of ``content``."""
+    """What an image holds, in its own order; payloads are views of ``content``. ``patterns``: by their keys."""
 
     modules: dict[str, Module]
+    patterns: dict[str, Module]
     directories: dict[str, Directory]
     aged_ns: int
     encoding: Encoding
@@ -223,15 +227,15 @@ def read(path: str, identity: str) -> Image:
     modules_at, directories_at, (table, table_bytes, table_age) = fields[16], fields[18], fields[20:23]
     view = memoryview(content)
     encoding = Encoding(fields[9], view[table : table + table_bytes], table_age)
-    modules, directories = {}, {}
+    modules, patterns, directories = {}, {}, {}
     try:
         for module in _read_modules(view, modules_at, module_count):
-            modules[module.path] = module
+            (patterns if module.flags & PATTERN else modules)[module.path] = module
         for directory in _read_directories(view, directories_at, directory_count):
             directories[directory.path] = directory
     except struct.error as error:  # replaced between the two openings by something else
         raise ValueError("image damaged") from error
-    return Image(modules, directories, aged_ns, encoding, content)
+    return Image(modules, patterns, directories, aged_ns, encoding, content)
 
 
 def _read_modules(view: memoryview, at: int, count: int) -> Iterator[Module]:

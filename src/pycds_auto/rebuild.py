@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import image, native, snapshot, spool
+from . import image, native, patterns, snapshot, spool
 from ._loader import end_with_parent, native_reason
 
 MOST_BYTES = 512 * 1024 * 1024
@@ -167,6 +167,7 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     )
     modules, reasons = _collect_modules(old, list(paths), settle, progress)
     modules, encoding = _encode(old, modules, reasons)
+    compiled = _compile_patterns(old, modules, [miss.path for miss in misses if miss.kind == spool.PATTERN])
     folders = dict.fromkeys(
         [
             *old.directories,
@@ -182,11 +183,15 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     before = [path for path, module in found.modules.items() if not module.flags & image.LEFT_OUT]
     added = sum(path not in old.modules or not _same_source(modules[path], old.modules[path]) for path in good)
     dropped = sum(path not in modules for path in before)
-    changed = found.content == b"" or modules != found.modules or directories != found.directories
+    changed = (
+        found.content == b"" or modules != found.modules or compiled != found.patterns or directories != found.directories
+    )
     if changed and (good or found.content):
         _write(
             place.image_path,
-            image.build(place.identity, modules.values(), directories.values(), old.aged_ns, encoding),
+            image.build(
+                place.identity, [*modules.values(), *compiled.values()], directories.values(), old.aged_ns, encoding
+            ),
         )
     else:
         changed = False
@@ -207,23 +212,29 @@ def _read_old(place: Place) -> image.Image:
         pass
     except (ValueError, OSError):
         pass  # damaged, or of another build of the interpreter: what it held comes back as misses
-    return image.Image({}, {}, time.time_ns(), image.Encoding(image.ENCODING_MARSHAL), b"")
+    return image.Image({}, {}, {}, time.time_ns(), image.Encoding(image.ENCODING_MARSHAL), b"")
 
 
 def _age(old: image.Image, used: set[str], now_ns: int) -> image.Image:
     """The old image with used modules unmarked, and, if it is time, unused ones dropped and the others marked."""
-    kept = {
-        path: module._replace(flags=module.flags & ~image.AGED) if module.flags & image.AGED and path in used else module
-        for path, module in old.modules.items()
-    }
+
+    def unmarked(all_of_them: dict[str, image.Module]) -> dict[str, image.Module]:
+        return {
+            path: module._replace(flags=module.flags & ~image.AGED) if module.flags & image.AGED and path in used else module
+            for path, module in all_of_them.items()
+        }
+
+    def marked(all_of_them: dict[str, image.Module]) -> dict[str, image.Module]:
+        return {
+            path: module._replace(flags=module.flags | image.AGED)
+            for path, module in all_of_them.items()
+            if not module.flags & image.AGED
+        }
+
+    modules, patterns_ = unmarked(old.modules), unmarked(old.patterns)
     if 0 <= now_ns - old.aged_ns < AGE_NS:
-        return old._replace(modules=kept)
-    marked = {
-        path: module._replace(flags=module.flags | image.AGED)
-        for path, module in kept.items()
-        if not module.flags & image.AGED
-    }
-    return old._replace(modules=marked, aged_ns=now_ns)
+        return old._replace(modules=modules, patterns=patterns_)
+    return old._replace(modules=marked(modules), patterns=marked(patterns_), aged_ns=now_ns)
 
 
 def _collect_modules(
@@ -260,6 +271,22 @@ def _collect_modules(
             break
         time.sleep(snapshot.SETTLE_SECONDS)
     return {path: modules[path] for path in paths if path in modules}, reasons
+
+
+def _compile_patterns(
+    old: image.Image, modules: dict[str, image.Module], keys: list[str]
+) -> dict[str, image.Module]:
+    """The regular expressions of the old image and of these keys; all anew if the package that compiles them changed."""
+    known = old.patterns
+    if any(
+        path not in old.modules or path not in modules or not _same_source(modules[path], old.modules[path])
+        for path in patterns.SOURCES
+    ):
+        known = {}
+    return {
+        key: known[key] if key in known else patterns.entry(key)
+        for key in list(dict.fromkeys([*old.patterns, *keys]))[: patterns.MOST]
+    }
 
 
 def _same_source(one: image.Module, other: image.Module) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from . import patterns
 
 SPOOL = "misses.spool"
 FOLDING = "misses.folding"
@@ -14,12 +17,16 @@ FOLDING = "misses.folding"
 LIMIT = 8 * 1024 * 1024
 """Bytes of a spool that are read at most; writers stop earlier (csrc/recorder.h)."""
 
-MODULE, DIRECTORY = "M", "D"
+MODULE, DIRECTORY, PATTERN = "M", "D", "R"
 VARIANTS = frozenset(level + ranges for level in "012" for ranges in ("", "n"))
 
 
+_ESCAPE = re.compile(rb"%([0-9a-f]{2})")
+
+
 class Miss(NamedTuple):
-    """A source file (MODULE) or directory (DIRECTORY) that an image of ``variant`` should have."""
+    """A source file (MODULE) or directory (DIRECTORY) that an image of ``variant`` should have, or a regular expression
+    (PATTERN), whose key (patterns.py) takes the place of the path."""
 
     kind: str
     variant: str
@@ -32,6 +39,11 @@ def parse(lines: bytes) -> list[Miss]:
     for line in lines.split(b"\n")[:-1]:
         kind, _, rest = line.partition(b" ")
         variant, _, path = rest.partition(b" ")
+        if kind == b"R" and variant.decode("latin-1") in VARIANTS:
+            key = os.fsdecode(_ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path))
+            if patterns.is_key(key):
+                misses[Miss(PATTERN, variant.decode(), key)] = None
+            continue
         text = os.fsdecode(path)
         if not text.startswith("/") or "\0" in text or variant.decode("latin-1") not in VARIANTS:
             continue

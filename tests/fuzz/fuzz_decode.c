@@ -148,6 +148,7 @@ LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
         PyObject *code = native_decode(&context, copy, size - 1);
         if (code != NULL) {
             check(code, 0);
+            Py_DECREF(code); /* code that runs once is freed, with its parts */
         }
     }
     static unsigned int executions;

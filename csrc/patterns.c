@@ -1,0 +1,498 @@
+#include "patterns.h"
+
+#include <marshal.h>
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "recorder.h"
+
+/* re/_constants.py, SRE_FLAG_TEMPLATE (up to 3.12), SRE_FLAG_LOCALE, SRE_FLAG_DEBUG */
+#define FLAGS_LEFT_ALONE (1 | 4 | 128)
+
+#define MOST_KEY_BYTES (64 * 1024)
+#define MOST_NOTED 1000 /* patterns that one process records */
+#define MOST_PATTERNS 5000 /* in an image; patterns.py */
+#define MOST_FRAMES 200 /* looked at to find an import under way */
+
+static const char *const package[PATTERN_MODULES] = {"re", "re._compiler", "re._parser", "re._constants", "re._casefix"};
+
+/* ---- has somebody changed how patterns are compiled? ---- */
+
+/* The pairs of a dictionary, keys and values in turn, as they were. */
+static PyObject *
+pairs_of(PyObject *dictionary)
+{
+    PyObject *pairs = PyList_New(0), *key, *value, *tuple;
+    for (Py_ssize_t at = 0; pairs != NULL && PyDict_Next(dictionary, &at, &key, &value);) {
+        if (PyList_Append(pairs, key) < 0 || PyList_Append(pairs, value) < 0) {
+            Py_CLEAR(pairs);
+        }
+    }
+    tuple = pairs == NULL ? NULL : PyList_AsTuple(pairs);
+    Py_XDECREF(pairs);
+    return tuple;
+}
+
+static bool
+has_pairs(PyObject *dictionary, PyObject *pairs)
+{
+    PyObject *key, *value;
+    Py_ssize_t next = 0, count = PyTuple_GET_SIZE(pairs);
+    for (Py_ssize_t at = 0; PyDict_Next(dictionary, &at, &key, &value); next += 2) {
+        if (next >= count || PyTuple_GET_ITEM(pairs, next) != key || PyTuple_GET_ITEM(pairs, next + 1) != value) {
+            return false;
+        }
+    }
+    return next == count;
+}
+
+/* Watches a module's namespace, and the dictionaries in it (re._parser.CATEGORIES and the like). */
+static bool
+watch(loader_state *state, PyObject *dictionary, bool deep)
+{
+    struct patterns *all = &state->patterns;
+    if (all->watched_count == PATTERN_DICTIONARIES) {
+        return false;
+    }
+    PyObject *pairs = pairs_of(dictionary);
+    if (pairs == NULL) {
+        return false;
+    }
+    all->watched[all->watched_count] = Py_NewRef(dictionary);
+    all->pairs[all->watched_count++] = pairs;
+    for (Py_ssize_t i = 0; deep && i < PyTuple_GET_SIZE(pairs); i += 2) {
+        PyObject *name = PyTuple_GET_ITEM(pairs, i), *value = PyTuple_GET_ITEM(pairs, i + 1);
+        bool special = PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) > 2 && PyUnicode_READ_CHAR(name, 0) == '_'
+                       && PyUnicode_READ_CHAR(name, 1) == '_'; /* __builtins__ */
+        if (!special && PyDict_CheckExact(value) && !watch(state, value, false)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+is_untouched(const loader_state *state)
+{
+    for (int i = 0; i < state->patterns.watched_count; i++) {
+        if (!has_pairs(state->patterns.watched[i], state->patterns.pairs[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- keys and entries ---- */
+
+struct key {
+    char *bytes; /* owned */
+    size_t size;
+    bool takes_part; /* else the plain function is to be called, and nothing recorded */
+};
+
+/* The key of a pattern, "s2:text" or "b0:bytes". False: no memory, with an exception. */
+static bool
+make_key(PyObject *pattern, PyObject *flags, struct key *key)
+{
+    memset(key, 0, sizeof(*key));
+    int overflow;
+    long number = PyLong_AsLongAndOverflow(flags, &overflow);
+    bool text = PyUnicode_CheckExact(pattern);
+    if (overflow || number < 0 || number & FLAGS_LEFT_ALONE) {
+        return true;
+    }
+    PyObject *encoded = NULL; /* not PyUnicode_AsUTF8: that leaves its result in the string, which getsizeof shows */
+    const char *bytes;
+    Py_ssize_t size;
+    if (text && PyUnicode_IS_ASCII(pattern)) {
+        bytes = (const char *)PyUnicode_1BYTE_DATA(pattern);
+        size = PyUnicode_GET_LENGTH(pattern);
+    }
+    else {
+        encoded = text ? PyUnicode_AsUTF8String(pattern) : Py_NewRef(pattern);
+        if (encoded == NULL) {
+            bool no_memory = PyErr_ExceptionMatches(PyExc_MemoryError);
+            if (!no_memory) {
+                PyErr_Clear(); /* lone surrogates */
+            }
+            return !no_memory;
+        }
+        bytes = PyBytes_AS_STRING(encoded);
+        size = PyBytes_GET_SIZE(encoded);
+    }
+    if (size <= MOST_KEY_BYTES) {
+        key->bytes = malloc((size_t)size + 32);
+        if (key->bytes == NULL) {
+            PyErr_NoMemory();
+        }
+        else {
+            int head = snprintf(key->bytes, 32, "%c%ld:", text ? 's' : 'b', number);
+            memcpy(key->bytes + head, bytes, (size_t)size);
+            key->size = (size_t)(head + size);
+            key->takes_part = true;
+        }
+    }
+    Py_XDECREF(encoded);
+    return size > MOST_KEY_BYTES || key->bytes != NULL;
+}
+
+/* The arguments of _sre.compile behind the pattern, out of an entry: marshal of (flags, code words as bytes, groups,
+   (name, group, name, group, ...)); patterns.py writes it. Owned; NULL with an exception. */
+struct compiled {
+    PyObject *flags, *code, *groups, *group_index, *index_group;
+};
+
+static void
+compiled_clear(struct compiled *compiled)
+{
+    Py_CLEAR(compiled->flags);
+    Py_CLEAR(compiled->code);
+    Py_CLEAR(compiled->groups);
+    Py_CLEAR(compiled->group_index);
+    Py_CLEAR(compiled->index_group);
+}
+
+static PyObject *
+list_of_words(PyObject *bytes)
+{
+    Py_ssize_t count = PyBytes_GET_SIZE(bytes) / (Py_ssize_t)sizeof(uint32_t);
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        uint32_t word;
+        memcpy(&word, PyBytes_AS_STRING(bytes) + (size_t)i * sizeof(word), sizeof(word));
+        PyObject *number = PyLong_FromUnsignedLong(word);
+        if (number == NULL) {
+            Py_CLEAR(list);
+        }
+        else {
+            PyList_SET_ITEM(list, i, number);
+        }
+    }
+    return list;
+}
+
+/* Fills group_index and index_group as re._compiler.compile does. */
+static bool
+fill_groups(struct compiled *compiled, PyObject *names, Py_ssize_t groups)
+{
+    compiled->group_index = PyDict_New();
+    compiled->index_group = PyTuple_New(groups + 1);
+    if (compiled->group_index == NULL || compiled->index_group == NULL) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i <= groups; i++) {
+        PyTuple_SET_ITEM(compiled->index_group, i, Py_NewRef(Py_None));
+    }
+    for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(names); i += 2) {
+        PyObject *name = PyTuple_GET_ITEM(names, i), *group = PyTuple_GET_ITEM(names, i + 1);
+        Py_ssize_t index = PyLong_CheckExact(group) ? PyLong_AsSsize_t(group) : -1;
+        if (!PyUnicode_CheckExact(name) || index < 1 || index > groups
+            || PyDict_SetItem(compiled->group_index, name, group) < 0) {
+            return false;
+        }
+        PyObject *none = PyTuple_GET_ITEM(compiled->index_group, index);
+        PyTuple_SET_ITEM(compiled->index_group, index, Py_NewRef(name));
+        Py_DECREF(none);
+    }
+    return true;
+}
+
+static bool
+read_entry(const unsigned char *payload, size_t size, struct compiled *compiled)
+{
+    memset(compiled, 0, sizeof(*compiled));
+    PyObject *entry = PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
+    bool complete = false;
+    if (entry != NULL && PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 4) {
+        PyObject *flags = PyTuple_GET_ITEM(entry, 0), *words = PyTuple_GET_ITEM(entry, 1);
+        PyObject *groups = PyTuple_GET_ITEM(entry, 2), *names = PyTuple_GET_ITEM(entry, 3);
+        Py_ssize_t count = PyLong_CheckExact(groups) ? PyLong_AsSsize_t(groups) : -1;
+        if (PyLong_CheckExact(flags) && PyBytes_CheckExact(words) && PyTuple_CheckExact(names) && count >= 0
+            && count < 1 << 20) {
+            compiled->flags = Py_NewRef(flags);
+            compiled->groups = Py_NewRef(groups);
+            compiled->code = list_of_words(words);
+            complete = compiled->code != NULL && fill_groups(compiled, names, count);
+        }
+    }
+    Py_XDECREF(entry);
+    if (!complete) {
+        compiled_clear(compiled);
+    }
+    return complete;
+}
+
+/* The pattern object out of an entry of the image. NULL without an exception: it is of no use. */
+static PyObject *
+from_entry(loader_state *state, const struct module_record *record, PyObject *pattern)
+{
+    size_t size;
+    struct compiled compiled;
+    const unsigned char *payload = image_payload(&state->session->image, record, &size);
+    PyObject *result = NULL;
+    if (payload != NULL && read_entry(payload, size, &compiled)) {
+        result = PyObject_CallFunctionObjArgs(
+            state->patterns.sre_compile, pattern, compiled.flags, compiled.code, compiled.groups, compiled.group_index,
+            compiled.index_group, NULL);
+        compiled_clear(&compiled);
+    }
+    if (result == NULL) { /* damaged, or no memory: the plain function finds out */
+        PyErr_Clear();
+    }
+    return result;
+}
+
+/* ---- recording ---- */
+
+/* Is a module being imported by the code that runs now? */
+static bool
+import_is_under_way(void)
+{
+    PyFrameObject *frame = PyEval_GetFrame();
+    Py_XINCREF(frame);
+    bool found = false;
+    for (int i = 0; frame != NULL && !found && i < MOST_FRAMES; i++) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        found = PyUnicode_CompareWithASCIIString(code->co_filename, "<frozen importlib._bootstrap>") == 0;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return found;
+}
+
+static void
+note(loader_state *state, const struct key *key)
+{
+    bool full = session_serves(state->session) && state->session->image.header->pattern_count >= MOST_PATTERNS;
+    if (state->session->recording && !full && state->patterns.noted < MOST_NOTED && import_is_under_way()) {
+        state->patterns.noted++;
+        recorder_note_pattern(state->session, key->bytes, key->size);
+    }
+}
+
+/* ---- the function ---- */
+
+static PyObject *
+call_plain(loader_state *state, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    PyObject *plain = state->patterns.plain_compile;
+    if (plain == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "pycds_auto._loader was cleared");
+        return NULL;
+    }
+    Py_INCREF(plain);
+    leave_call();
+    PyObject *result = PyObject_Vectorcall(plain, arguments, (size_t)count, keywords);
+    if (!enter_call()) {
+        Py_CLEAR(result);
+    }
+    Py_DECREF(plain);
+    return result;
+}
+
+/* The image's record of a pattern; NULL: none, or no image. */
+static const struct module_record *
+record_of(loader_state *state, const struct key *key)
+{
+    return state->patterns.serves && session_serves(state->session)
+               ? image_module(&state->session->image, key->bytes, key->size)
+               : NULL;
+}
+
+PyDoc_STRVAR(compile_doc, "compile($module, p, flags=0)\n--\n\n");
+
+static PyObject *
+pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    loader_state *state = PyModule_GetState(self);
+    if (state->patterns.plain_compile != NULL && state->session != NULL && import_is_observed(state)) {
+        patterns_step_aside(state);
+        return call_plain(state, arguments, count, keywords);
+    }
+    if (count != 2 || keywords != NULL || !(PyUnicode_CheckExact(arguments[0]) || PyBytes_CheckExact(arguments[0]))
+        || !PyLong_CheckExact(arguments[1]) || state->session == NULL || !is_untouched(state)) {
+        return call_plain(state, arguments, count, keywords);
+    }
+    struct key key;
+    if (!make_key(arguments[0], arguments[1], &key)) {
+        return NULL;
+    }
+    const struct module_record *record = key.takes_part ? record_of(state, &key) : NULL;
+    PyObject *result = NULL;
+    if (record != NULL && !(record->flags & MODULE_LEFT_OUT)) {
+        result = from_entry(state, record, arguments[0]);
+        state->session->pattern_hits += result != NULL;
+    }
+    if (result == NULL) {
+        result = call_plain(state, arguments, count, keywords);
+    }
+    if (result != NULL && key.takes_part && (record == NULL || record->flags & MODULE_AGED)) {
+        note(state, &key);
+    }
+    free(key.bytes);
+    return result;
+}
+
+static PyMethodDef compile_definition = {
+    "compile", (PyCFunction)(void (*)(void))pattern_compile, METH_FASTCALL | METH_KEYWORDS, compile_doc};
+
+/* ---- putting it in place ---- */
+
+/* The dictionary of a module of the package, borrowed. *ours: it came from the image; NULL: it isn't there, is still being
+   imported, or isn't one that a source file made. */
+static PyObject *
+complete_module(loader_state *state, const char *name, bool *ours)
+{
+    PyObject *modules = PySys_GetObject("modules");
+    PyObject *module = modules == NULL ? NULL : PyDict_GetItemString(modules, name);
+    if (module == NULL || !PyModule_CheckExact(module)) {
+        return NULL;
+    }
+    PyObject *spec = PyDict_GetItemString(PyModule_GetDict(module), "__spec__");
+    PyObject *initializing = spec == NULL ? NULL : PyObject_GetAttrString(spec, "_initializing");
+    PyObject *loader = spec == NULL ? NULL : PyObject_GetAttrString(spec, "loader");
+    PyErr_Clear();
+    PyObject *type = loader == NULL ? NULL : (PyObject *)Py_TYPE(loader);
+    *ours = type != NULL && type == state->loader_type;
+    bool complete = initializing != Py_True && (*ours || (type != NULL && type == state->source_file_loader));
+    Py_XDECREF(initializing);
+    Py_XDECREF(loader);
+    return complete ? PyModule_GetDict(module) : NULL;
+}
+
+/* Is it a function of a file called so? */
+static bool
+is_function_of(PyObject *function, PyObject *file)
+{
+    return function != NULL && PyFunction_Check(function) && file != NULL && PyUnicode_Check(file)
+           && PyUnicode_Compare(((PyCodeObject *)PyFunction_GET_CODE(function))->co_filename, file) == 0;
+}
+
+static bool
+put_in_place(loader_state *state)
+{
+    return PyDict_SetItemString(state->patterns.compiler, "compile", state->patterns.function) == 0;
+}
+
+static bool
+take_package(loader_state *state)
+{
+    struct patterns *all = &state->patterns;
+    PyObject *dictionaries[PATTERN_MODULES];
+    all->serves = true;
+    for (int i = 0; i < PATTERN_MODULES; i++) {
+        bool ours = false;
+        dictionaries[i] = complete_module(state, package[i], &ours);
+        if (dictionaries[i] == NULL) {
+            return false;
+        }
+        all->serves = all->serves && ours;
+    }
+    all->compiler = Py_NewRef(dictionaries[1]);
+    PyObject *name = PyUnicode_InternFromString(package[1]);
+    all->function = name == NULL ? NULL : PyCFunction_NewEx(&compile_definition, state->module, name);
+    Py_XDECREF(name);
+    PyObject *compile = PyDict_GetItemString(all->compiler, "compile");
+    PyObject *parse = PyDict_GetItemString(dictionaries[2], "parse");
+    PyObject *sre = PyDict_GetItemString(all->compiler, "_sre");
+    if (all->function == NULL || sre == NULL
+        || !is_function_of(compile, PyDict_GetItemString(all->compiler, "__file__"))
+        || !is_function_of(parse, PyDict_GetItemString(dictionaries[2], "__file__"))
+        || PyDict_GetItemString(all->compiler, "_parser") != PyDict_GetItemString(PySys_GetObject("modules"), package[2])) {
+        return false;
+    }
+    all->plain_compile = Py_NewRef(compile);
+    all->sre_compile = PyObject_GetAttrString(sre, "compile");
+    /* ours first: what is watched is how things are with it in place */
+    return all->sre_compile != NULL && PyCFunction_Check(all->sre_compile) && put_in_place(state)
+           && watch(state, dictionaries[1], true) && watch(state, dictionaries[2], true);
+}
+
+void
+patterns_install(loader_state *state)
+{
+    struct patterns *all = &state->patterns;
+    if (all->aside) {
+        all->aside = false;
+        PyObject *now = PyDict_GetItemString(all->compiler, "compile");
+        if (now == all->plain_compile) { /* else a program put its own there meanwhile */
+            (void)put_in_place(state);
+        }
+        PyErr_Clear();
+        return;
+    }
+    if (all->tried) {
+        return;
+    }
+    PyObject *modules = PySys_GetObject("modules");
+    if (modules == NULL || !PyDict_CheckExact(modules) || state->strings.re == NULL
+        || PyDict_GetItemWithError(modules, state->strings.re) == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    bool ours;
+    if (complete_module(state, package[0], &ours) == NULL) {
+        return; /* not yet */
+    }
+    all->tried = true;
+    bool useful = session_serves(state->session) || state->session->recording;
+    if (useful && !(state->session->settings.skipped & ACCELERATION_RE) && !take_package(state)) {
+        patterns_clear(state);
+    }
+    PyErr_Clear();
+}
+
+static void
+put_back(loader_state *state)
+{
+    PyObject *now = state->patterns.compiler == NULL ? NULL : PyDict_GetItemString(state->patterns.compiler, "compile");
+    if (now != NULL && now == state->patterns.function && state->patterns.plain_compile != NULL
+        && PyDict_SetItemString(state->patterns.compiler, "compile", state->patterns.plain_compile) != 0) {
+        PyErr_Clear();
+    }
+}
+
+void
+patterns_step_aside(loader_state *state)
+{
+    if (state->patterns.plain_compile != NULL && !state->patterns.aside) {
+        put_back(state);
+        state->patterns.aside = true;
+    }
+}
+
+#define FOR_EACH_PATTERN_OBJECT(state, DO)                                                                             \
+    DO((state)->patterns.compiler);                                                                                    \
+    DO((state)->patterns.function);                                                                                    \
+    DO((state)->patterns.plain_compile);                                                                               \
+    DO((state)->patterns.sre_compile);
+
+void
+patterns_clear(loader_state *state)
+{
+    put_back(state);
+    state->patterns.aside = false;
+    FOR_EACH_PATTERN_OBJECT(state, Py_CLEAR)
+    for (int i = 0; i < PATTERN_DICTIONARIES; i++) {
+        Py_CLEAR(state->patterns.watched[i]);
+        Py_CLEAR(state->patterns.pairs[i]);
+    }
+    state->patterns.watched_count = 0;
+}
+
+int
+patterns_traverse(loader_state *state, visitproc visit, void *arg)
+{
+    FOR_EACH_PATTERN_OBJECT(state, Py_VISIT)
+    for (int i = 0; i < PATTERN_DICTIONARIES; i++) {
+        Py_VISIT(state->patterns.watched[i]);
+        Py_VISIT(state->patterns.pairs[i]);
+    }
+    return 0;
+}
