@@ -380,6 +380,17 @@ put_in_place(loader_state *state)
     return PyDict_SetItemString(state->patterns.compiler, "compile", state->patterns.function) == 0;
 }
 
+/* Is it a module of the standard library? A copy of the package elsewhere may be another one. */
+static bool
+in_standard_library(const loader_state *state, PyObject *dictionary)
+{
+    PyObject *file = PyDict_GetItemString(dictionary, "__file__");
+    const char *path = file != NULL && PyUnicode_Check(file) && PyUnicode_IS_ASCII(file) ? PyUnicode_AsUTF8(file) : NULL;
+    const char *library = state->session->stdlib;
+    size_t length = library == NULL ? 0 : strlen(library);
+    return path != NULL && length != 0 && strncmp(path, library, length) == 0 && strncmp(path + length, "/re/", 4) == 0;
+}
+
 static bool
 take_package(loader_state *state)
 {
@@ -392,7 +403,7 @@ take_package(loader_state *state)
         if (dictionaries[i] == NULL) {
             return false;
         }
-        all->serves = all->serves && ours;
+        all->serves = all->serves && ours && in_standard_library(state, dictionaries[i]);
     }
     all->compiler = Py_NewRef(dictionaries[1]);
     PyObject *name = PyUnicode_InternFromString(package[1]);
