@@ -87,15 +87,9 @@ is_untouched(const loader_state *state)
 
 /* ---- keys and entries ---- */
 
-struct key {
-    char *bytes; /* owned */
-    size_t size;
-    bool takes_part; /* else the plain function is to be called, and nothing recorded */
-};
-
 /* The key of a pattern, "s2:text" or "b0:bytes". False: no memory, with an exception. */
 static bool
-make_key(PyObject *pattern, PyObject *flags, struct key *key)
+make_key(PyObject *pattern, PyObject *flags, struct pattern_key *key)
 {
     memset(key, 0, sizeof(*key));
     int overflow;
@@ -267,13 +261,45 @@ import_is_under_way(void)
 }
 
 static void
-note(loader_state *state, const struct key *key)
+write_down(loader_state *state, const struct pattern_key *key)
 {
-    bool full = session_serves(state->session) && state->session->image.header->pattern_count >= MOST_PATTERNS;
-    if (state->session->recording && !full && state->patterns.noted < MOST_NOTED && import_is_under_way()) {
+    if (state->patterns.noted < MOST_NOTED) {
         state->patterns.noted++;
         recorder_note_pattern(state->session, key->bytes, key->size);
     }
+}
+
+static void
+drop_waiting(struct patterns *all)
+{
+    for (int i = 0; i < all->waiting_count; i++) {
+        free(all->waiting[i].bytes);
+    }
+    all->waiting_count = 0;
+}
+
+/* Some patterns are others in each run: tokenize makes one of a set of strings, in its order. So where all modules were
+   hits, a few patterns that were none are not believed to come again: only from the eighth on are they recorded. */
+static void
+note_miss(loader_state *state, struct pattern_key *key)
+{
+    struct patterns *all = &state->patterns;
+    struct session *session = state->session;
+    bool serves = session_serves(session);
+    if (!session->recording || (serves && session->image.header->pattern_count >= MOST_PATTERNS)
+        || !import_is_under_way()) {
+        return;
+    }
+    if (serves && session->misses == 0 && all->noted == 0 && all->waiting_count < PATTERNS_WAITING) {
+        all->waiting[all->waiting_count++] = *key;
+        key->bytes = NULL;
+        return;
+    }
+    for (int i = 0; i < all->waiting_count; i++) {
+        write_down(state, &all->waiting[i]);
+    }
+    drop_waiting(all);
+    write_down(state, key);
 }
 
 /* ---- the function ---- */
@@ -298,7 +324,7 @@ call_plain(loader_state *state, PyObject *const *arguments, Py_ssize_t count, Py
 
 /* The image's record of a pattern; NULL: none, or no image. */
 static const struct module_record *
-record_of(loader_state *state, const struct key *key)
+record_of(loader_state *state, const struct pattern_key *key)
 {
     return state->patterns.serves && session_serves(state->session)
                ? image_module(&state->session->image, key->bytes, key->size)
@@ -319,7 +345,7 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
         || !PyLong_CheckExact(arguments[1]) || state->session == NULL || !is_untouched(state)) {
         return call_plain(state, arguments, count, keywords);
     }
-    struct key key;
+    struct pattern_key key;
     if (!make_key(arguments[0], arguments[1], &key)) {
         return NULL;
     }
@@ -332,8 +358,11 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
     if (result == NULL) {
         result = call_plain(state, arguments, count, keywords);
     }
-    if (result != NULL && key.takes_part && (record == NULL || record->flags & MODULE_AGED)) {
-        note(state, &key);
+    if (result != NULL && key.takes_part && record == NULL) {
+        note_miss(state, &key);
+    }
+    else if (result != NULL && record != NULL && record->flags & MODULE_AGED && state->session->recording) {
+        write_down(state, &key);
     }
     free(key.bytes);
     return result;
@@ -345,7 +374,7 @@ static PyMethodDef compile_definition = {
 /* ---- putting it in place ---- */
 
 /* The dictionary of a module of the package, borrowed. *ours: it came from the image; NULL: it isn't there, is still being
-   imported, or isn't one that a source file made. */
+   imported (`re` itself may be: the others do the work), or isn't one that a source file made. */
 static PyObject *
 complete_module(loader_state *state, const char *name, bool *ours)
 {
@@ -360,7 +389,7 @@ complete_module(loader_state *state, const char *name, bool *ours)
     PyErr_Clear();
     PyObject *type = loader == NULL ? NULL : (PyObject *)Py_TYPE(loader);
     *ours = type != NULL && type == state->loader_type;
-    bool complete = initializing != Py_True && (*ours || (type != NULL && type == state->source_file_loader));
+    bool complete = (initializing != Py_True || strcmp(name, package[0]) == 0) && (*ours || (type != NULL && type == state->source_file_loader));
     Py_XDECREF(initializing);
     Py_XDECREF(loader);
     return complete ? PyModule_GetDict(module) : NULL;
@@ -442,13 +471,13 @@ patterns_install(loader_state *state)
         return;
     }
     PyObject *modules = PySys_GetObject("modules");
-    if (modules == NULL || !PyDict_CheckExact(modules) || state->strings.re == NULL
+    if (modules == NULL || !PyDict_CheckExact(modules) || state->strings.re == NULL /* quick, while it isn't there */
         || PyDict_GetItemWithError(modules, state->strings.re) == NULL) {
         PyErr_Clear();
         return;
     }
     bool ours;
-    if (complete_module(state, package[0], &ours) == NULL) {
+    if (complete_module(state, package[1], &ours) == NULL) {
         return; /* not yet */
     }
     all->tried = true;
@@ -489,6 +518,7 @@ patterns_clear(loader_state *state)
 {
     put_back(state);
     state->patterns.aside = false;
+    drop_waiting(&state->patterns);
     FOR_EACH_PATTERN_OBJECT(state, Py_CLEAR)
     for (int i = 0; i < PATTERN_DICTIONARIES; i++) {
         Py_CLEAR(state->patterns.watched[i]);

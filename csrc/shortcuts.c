@@ -144,7 +144,9 @@ manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
     lock_manager *self = (lock_manager *)object;
     PyObject *result = leave(object, self, arguments, count);
     loader_state *state = state_of(object);
-    if (result != NULL && state != NULL && !state->patterns.tried && self->name == state->strings.re) {
+    if (result != NULL && state != NULL && !state->patterns.tried && PyUnicode_Check(self->name)
+        && PyUnicode_GET_LENGTH(self->name) == (Py_ssize_t)strlen("re._compiler")
+        && PyUnicode_CompareWithASCIIString(self->name, "re._compiler") == 0) {
         patterns_install(state); /* the first patterns may come before the next import */
     }
     return result;

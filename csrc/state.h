@@ -74,7 +74,14 @@ struct shortcuts {
     struct shortcut_strings strings;
 };
 
+struct pattern_key {
+    char *bytes; /* owned */
+    size_t size;
+    bool takes_part; /* else the plain function is to be called, and nothing recorded */
+};
+
 #define PATTERN_MODULES 5
+#define PATTERNS_WAITING 7
 #define PATTERN_DICTIONARIES 24
 
 /* patterns.c: what of the package `re` was replaced, and what is watched; all objects owned. */
@@ -83,6 +90,8 @@ struct patterns {
     bool serves; /* the package came from the image, so that its entries are good */
     bool aside; /* the plain function is back for the time being */
     unsigned int noted; /* patterns recorded */
+    int waiting_count;
+    struct pattern_key waiting[PATTERNS_WAITING]; /* misses that may not be worth it */
     PyObject *compiler; /* dictionary of re._compiler */
     PyObject *function, *plain_compile; /* ours, and what it replaced */
     PyObject *sre_compile; /* _sre.compile */
