@@ -5,9 +5,13 @@
    end of the process). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
 #include "state.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <unistd.h>
 
 #include "cachedir.h"
@@ -594,6 +598,25 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(
+    end_with_parent_doc,
+    "end_with_parent($module, parent, /)\n--\n\n"
+    "Has this process killed when its parent ends. Returns whether `parent` (a process id) still is the parent.");
+
+static PyObject *
+loader_end_with_parent(PyObject *module, PyObject *parent)
+{
+    (void)module;
+    long expected = PyLong_AsLong(parent);
+    if (expected == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+    return PyBool_FromLong((long)getppid() == expected); /* it may have ended before */
+}
+
+PyDoc_STRVAR(
     checksum_doc, "checksum($module, data, /)\n--\n\nThe image's 64-bit checksum of a bytes-like object (checksum.h).");
 
 static PyObject *
@@ -689,6 +712,7 @@ static PyMethodDef methods[] = {
     {"state", loader_state_report, METH_NOARGS, state_doc},
     {"stop_recording", loader_stop_recording, METH_NOARGS, stop_recording_doc},
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
+    {"end_with_parent", loader_end_with_parent, METH_O, end_with_parent_doc},
     {"checksum", loader_checksum, METH_O, checksum_doc},
     {"cache_root", loader_cache_root, METH_VARARGS, cache_root_doc},
     {"native_reason", encoding_reason, METH_NOARGS, native_reason_doc},

@@ -79,6 +79,18 @@ seconds_since_written(const char *path, off_t *size)
     return age < 0 ? 1e12 : age;
 }
 
+/* Were there misses at the start that nobody had folded? Asked then, so that the end of a program that missed nothing makes no
+   system call: it may have confined itself meanwhile. */
+static bool found_left_over;
+
+/* Did this process find or make anything to fold? */
+static bool
+has_something_to_fold(const struct session *session)
+{
+    return session->worthy_modules + session->worthy_changes + session->worthy_directories > 0
+           || session->worthy_patterns >= MANY_PATTERNS || found_left_over;
+}
+
 /* Was the image replaced while this process ran? Then our misses are most likely folded already. */
 static bool
 image_was_replaced(const struct session *session, bool *exists)
@@ -95,13 +107,9 @@ rebuild_is_worth_it(const struct session *session)
 {
     off_t size;
     uint64_t worthy = session->worthy_modules + session->worthy_changes + session->worthy_directories;
-    double since_miss = seconds_since_written(session->spool_path, &size);
+    (void)seconds_since_written(session->spool_path, &size);
     if (size == 0) {
-        return false; /* nothing to fold: what most runs end with, after this one stat */
-    }
-    bool left_over = since_miss >= PAUSE_LEFT_OVER && since_miss < 1e11;
-    if (worthy == 0 && session->worthy_patterns < MANY_PATTERNS && !left_over) {
-        return false;
+        return false; /* folded meanwhile */
     }
     bool image_exists;
     double since_rebuild = seconds_since_written(session->state_path, &size);
@@ -123,7 +131,7 @@ rebuild_is_worth_it(const struct session *session)
             return true;
         }
     }
-    return left_over && since_rebuild >= PAUSE_LEFT_OVER;
+    return found_left_over && since_rebuild >= PAUSE_LEFT_OVER;
 }
 
 /* Is sys.executable this very interpreter, and a Python by name? An embedding program (uwsgi, a frozen application)
@@ -299,13 +307,11 @@ at_exit(void)
     if (session == NULL) {
         return;
     }
-    if (session->pid == getpid()) {
-        bool started = false, wanted = false;
-        if (session->recording && session->executable != NULL && session->prefix != NULL
-            && session->package_parent != NULL && session->identity != NULL && rebuild_is_worth_it(session)
-            && executable_is_python(session->executable)) {
-            wanted = true;
-        }
+    bool wanted = session->recording && has_something_to_fold(session) && session->executable != NULL
+                  && session->prefix != NULL && session->package_parent != NULL && session->identity != NULL;
+    if ((wanted || session->settings.log) && session->pid == getpid()) {
+        bool started = false;
+        wanted = wanted && rebuild_is_worth_it(session) && executable_is_python(session->executable);
         /* Asked last: a filter may forbid the question, too. */
         if (wanted && is_confined()) {
             session->record_reason = "the program has confined itself";
@@ -331,6 +337,11 @@ void
 rebuilder_arm(struct session *session)
 {
     exit_session = session;
+    if (session->recording) {
+        off_t size;
+        double since_miss = seconds_since_written(session->spool_path, &size);
+        found_left_over = size > 0 && since_miss >= PAUSE_LEFT_OVER && since_miss < 1e11;
+    }
     confinement_at_start = confinement_now();
     if (Py_AtExit(at_exit) != 0) {
         exit_session = NULL; /* thirty-two others were first: no rebuilder from this process */

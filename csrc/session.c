@@ -74,7 +74,7 @@ session_open(struct session *session)
     if (!session->recording) {
         session->record_reason = session->settings.readonly ? "PYCDS_READONLY is set" : reason;
     }
-    if (reason == NULL && (is_limited(RLIMIT_AS) || is_limited(RLIMIT_DATA))) {
+    if ((reason == NULL || missing) && (is_limited(RLIMIT_AS) || is_limited(RLIMIT_DATA))) {
         reason = "the address space is limited here"; /* and belongs to the program */
         session->recording = false; /* an image would be of no use, and each run would ask for one again */
         session->record_reason = reason;

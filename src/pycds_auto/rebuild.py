@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import image, native, patterns, snapshot, spool
-from ._loader import native_reason
+from ._loader import end_with_parent, native_reason
 
 MOST_BYTES = 512 * 1024 * 1024
 """Code beyond this many bytes is not archived."""
@@ -358,7 +358,7 @@ def _fold_elsewhere(place: Place) -> None:
     level = {"0": [], "1": ["-O"], "2": ["-OO"]}[place.variant[0]]
     ranges = ["-Xno_debug_ranges"] if place.variant.endswith("n") else []
     parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    arguments = [parent, place.folder, place.variant, place.prefix, place.identity, "--worker"]
+    arguments = [parent, place.folder, place.variant, place.prefix, place.identity, "--worker", str(os.getpid())]
     environment = {**os.environ, "PYCDS_DISABLE": "1", "PYCDS_REBUILDER": "1"}
     subprocess.run(
         [sys.executable, "-I", "-S", "-B", *level, *ranges, "-c", _BOOT, *arguments],
@@ -505,8 +505,9 @@ def main() -> None:
     sys.dont_write_bytecode = True
     os.umask(0o077)  # not the program's, which may leave nothing of a mode
     place = Place(folder, variant, prefix, identity)
-    if worker == ["--worker"]:
-        fold(place, settle=False)
+    if worker:  # "--worker" and the process that holds the lock: without it, somebody else may be at work
+        if end_with_parent(int(worker[1])):
+            fold(place, settle=False)
         return
     _add_library_folders(prefix)
     time.sleep(snapshot.SETTLE_SECONDS)  # the program that ended has just made its __pycache__ folders
