@@ -137,7 +137,11 @@ def difference(ours: Seen, plain: Seen, others: list[Seen]) -> Iterable[str]:
 
 def difference_of_lists(ours: list[str], plain: list[str], others: list[list[str]]) -> Iterable[str]:
     chance = {line[2:] for other in others for line in changed(plain, other)}
-    lines = [line for line in changed(plain, ours) if line[2:] not in chance]
+    removed, added = ([line for line in changed(plain, ours) if line[0] == sign] for sign in "-+")
+    if len(removed) == len(added):  # in place of what is chance, there is chance
+        pairs = [pair for pair in zip(removed, added) if pair[0][2:] not in chance]
+        removed, added = [old for old, _ in pairs], [new for _, new in pairs]
+    lines = [line for line in [*removed, *added] if line[2:] not in chance]
     removed, added = ([line for line in lines if line[0] == sign] for sign in "-+")
     if len(removed) == len(added):
         return (f"{shorten(n, n, o)}; plain: {shorten(o[2:], n[2:], o[2:])}" for n, o in zip(added, removed))

@@ -36,7 +36,7 @@ def main(mode, output, statement, shift):
     def clean(text):
         text = re.sub(r"\b(0x[0-9a-f]+|[0-9]{14,16})\b", "0x...", text)  # addresses, in repr and as id()
         text = re.sub(r"((?:pipe|socket|anon_inode):\[)\d+", r"\1", text)
-        return re.sub(r"(PYCDS_DISABLE\W+(?:bytes b')?)[01]", r"\1", text)
+        return re.sub(r"(PYCDS_DISABLE\W+(?:(?:bytes b|str )')?)[01]", r"\1", text)
 
     found["exception"] = clean(error)
     found = {key: clean(value) if isinstance(value, str) else [clean(item) for item in value] for key, value in found.items()}

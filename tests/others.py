@@ -52,7 +52,7 @@ SUITES = {
     "importlib_metadata": Suite("test"),
     "importlib_resources": Suite("test"),
     "setuptools": Suite("test"),
-    "black": Suite("d,jupyter", ("pytest", "pytest-xdist"), arguments=("tests",)),
+    "black": Suite("d,jupyter", ("pytest<9", "pytest-xdist"), arguments=("tests",)),
 }
 
 # As `python -m pytest`, and the counts at the end. Nothing is imported that wasn't already.
