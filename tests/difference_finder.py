@@ -4,7 +4,7 @@
 
 Each statement ("import numpy", say) is run in fresh interpreters of the venv, which has pycds-auto installed, with and
 without it (PYCDS_DISABLE), and what a program can see is compared: see observe.py, which runs in there. What differs
-between two runs without it, too, is chance and doesn't count; nothing else is left out but what README's "Limits" names:
+between runs without it, too, is chance and doesn't count; nothing else is left out but what README's "Limits" names:
 our finder in sys.meta_path and our extension in sys.modules, and when garbage is collected.
 
 Exit status: 0 no difference, 1 differences, 2 a statement took no module from the archive.
@@ -73,9 +73,10 @@ class Finder:
         env = self.user.env(readonly=False, PYCDS_DISABLE="1" if plain else "0")
         return run(self.user.python, *arguments, env=env, cwd=self.user.home, code=None, quiet=False)
 
-    def observe(self, mode: str, statement: str, plain: bool) -> tuple[Seen, dict | None]:
+    def observe(self, mode: str, statement: str, plain: bool, shift: int = 0) -> tuple[Seen, dict | None]:
+        """`shift` is for other addresses: sets of classes are in their order, and how ABCs ask one another is."""
         output = self.folder / f"seen-{next(self.numbers)}"
-        result = self._run("-W", "always", self.observer, mode, output, statement, plain=plain)
+        result = self._run("-W", "always", self.observer, mode, output, statement, str(shift), plain=plain)
         seen, stats = {}, None
         if output.exists():
             seen, stats = json.loads(output.read_text())
@@ -83,7 +84,7 @@ class Finder:
         texts = {key: clean(value) for key, value in result._asdict().items() if isinstance(value, str)}
         return seen | texts | {"exit status": str(result.returncode)}, stats
 
-    def from_outside(self, options: tuple[str, ...], statement: str, plain: bool) -> tuple[Seen, None]:
+    def from_outside(self, options: tuple[str, ...], statement: str, plain: bool, shift: int = 0) -> tuple[Seen, None]:
         """Output and exit status of a run that nobody watches, with options of the interpreter."""
         result = self._run(*options, "-c", statement, plain=plain)
         told = result.stderr
@@ -100,10 +101,10 @@ class Finder:
         """Looks in every way, or in those named."""
         differences = []
         hits = modules = 0
-        looks = [(mode, lambda plain, mode=mode: self.observe(mode, statement, plain)) for mode in MODES]
+        looks = [(mode, lambda mode=mode, **how: self.observe(mode, statement, **how)) for mode in MODES]
         for options in OPTIONS:
             name = " ".join(("python", *options))
-            looks.append((name, lambda plain, options=options: self.from_outside(options, statement, plain)))
+            looks.append((name, lambda options=options, **how: self.from_outside(options, statement, **how)))
         for mode, look in looks:
             if only and mode not in only:
                 continue
@@ -112,8 +113,8 @@ class Finder:
                 hits, modules = stats["hits"] if stats else 0, len(ours.get("sys.modules", ()))
             plain, _ = look(plain=True)
             if ours != plain:
-                again, _ = look(plain=True)
-                found = list(difference(ours, plain, again))
+                others = [look(plain=True, shift=shift)[0] for shift in range(4)]
+                found = list(difference(ours, plain, others))
                 differences += [f"[{mode}] {line}" for line in found[:SHOWN]]
                 if len(found) > SHOWN:
                     differences.append(f"[{mode}] and {len(found) - SHOWN} more")
@@ -124,19 +125,18 @@ def clean(text: str) -> str:
     return re.sub(r"\b0x[0-9a-f]+", "0x...", text)
 
 
-def difference(ours: Seen, plain: Seen, again: Seen) -> Iterable[str]:
+def difference(ours: Seen, plain: Seen, others: list[Seen]) -> Iterable[str]:
     """What ours has otherwise than plain runs, which agree with each other in it."""
     for key in dict.fromkeys([*plain, *ours]):
-        values = [seen.get(key, "(missing)") for seen in (ours, plain, again)]
-        if all(isinstance(value, list) for value in values):
-            yield from (f"{key}: {line}" for line in difference_of_lists(*values))
-        elif values[0] != values[1] and values[1] == values[2]:
-            now, then = (shorten(str(value), *map(str, values[:2])) for value in values[:2])
-            yield f"{key}: {now}; plain: {then}"
+        now, then, *more = (seen.get(key, "(missing)") for seen in (ours, plain, *others))
+        if all(isinstance(value, list) for value in (now, then, *more)):
+            yield from (f"{key}: {line}" for line in difference_of_lists(now, then, more))
+        elif now != then and all(value == then for value in more):
+            yield f"{key}: {shorten(str(now), str(now), str(then))}; plain: {shorten(str(then), str(now), str(then))}"
 
 
-def difference_of_lists(ours: list[str], plain: list[str], again: list[str]) -> Iterable[str]:
-    chance = {line[2:] for line in changed(plain, again)}
+def difference_of_lists(ours: list[str], plain: list[str], others: list[list[str]]) -> Iterable[str]:
+    chance = {line[2:] for other in others for line in changed(plain, other)}
     lines = [line for line in changed(plain, ours) if line[2:] not in chance]
     removed, added = ([line for line in lines if line[0] == sign] for sign in "-+")
     if len(removed) == len(added):
@@ -148,6 +148,11 @@ def changed(before: list[str], after: list[str]) -> list[str]:
     """The lines that went and came, marked with - and +."""
     if before == after:
         return []
+    # difflib is slow with a long trace, and most of it is equal
+    start = next((i for i, (one, other) in enumerate(zip(before, after)) if one != other), min(len(before), len(after)))
+    before, after = before[start:], after[start:]
+    end = next((i for i, (one, other) in enumerate(zip(before[::-1], after[::-1])) if one != other), min(len(before), len(after)))
+    before, after = before[: len(before) - end], after[: len(after) - end]
     lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
     return [f"{line[0]} {line[1:]}" for line in lines if line[0] in "+-"]
 

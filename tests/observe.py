@@ -1,17 +1,22 @@
 """Runs in the interpreter under test: executes a statement and writes down what a program can see afterwards.
 
-    python observe.py MODE OUTPUT STATEMENT
+    python observe.py MODE OUTPUT STATEMENT SHIFT
 
 Modes: `state` describes all modules, functions and classes; `audit`, `profile` and `trace` list the events while the
 statement runs, `late-audit`, `late-profile` and `late-trace` those of a hook that comes after other imports. OUTPUT gets
-one JSON object: text -> text, or text -> list of texts for what has an order. Nothing is imported before the statement.
+one JSON object: text -> text, or text -> list of texts for what has an order. SHIFT: a number, of which only addresses
+depend. Nothing is imported before the statement.
 """
 
 import sys
 
 
-def main(mode, output, statement):
+def main(mode, output, statement, shift):
+    held = [bytes(size * 16) for size in range(int(shift) * 100)]  # other addresses for all that follows  # noqa: F841
     sys.argv[:] = [""]
+    stand_in()
+    if mode != "audit" and mode != "late-audit":
+        stand_in_for_finder()
     code = compile(statement, "<statement>", "exec")
     # a module of its own: the statement's names aren't ours
     space = type(sys)("__main__").__dict__
@@ -35,9 +40,31 @@ def main(mode, output, statement):
 
     found["exception"] = clean(error)
     found = {key: clean(value) if isinstance(value, str) else [clean(item) for item in value] for key, value in found.items()}
-    loader = sys.modules.get("pycds_auto._loader")
+    stats = getattr(sys.modules[OURS], "stats", None)
     with open(output, "w", errors="backslashreplace") as file:
-        json.dump([found, None if loader is None else loader.stats()], file)
+        json.dump([found, stats and stats()], file)
+
+
+OURS = "pycds_auto._loader"
+
+
+def stand_in():
+    """Another module of our extension's name and file where there is none, at the same place: programs loop over sys.modules."""
+    module = sys.modules.pop(OURS, None)
+    if module is None:
+        os = sys.modules["os"]  # site has imported it
+        module = type(sys)(OURS)
+        for folder in (os.path.join(entry, "pycds_auto") for entry in sys.path):
+            if os.path.isdir(folder):
+                (module.__file__,) = (os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("_loader."))
+    sys.modules[OURS] = module
+
+
+def stand_in_for_finder():
+    """Programs loop over sys.meta_path, too. sys.audit takes what a finder takes, and returns None."""
+    if not any(map(is_ours, sys.meta_path)):
+        finder = type("Finder", (), {"__module__": OURS, "find_spec": staticmethod(sys.audit)})()
+        sys.meta_path.insert(sys.meta_path.index(sys.modules["_frozen_importlib_external"].PathFinder), finder)
 
 
 def attempt(code, space):
@@ -94,7 +121,7 @@ def profile(code, space):
 
     def hook(frame, event, argument):
         called = getattr(argument, "__qualname__", "?") if event.startswith("c_") else ""
-        ours = event.startswith("c_") and is_ours(getattr(argument, "__self__", None))
+        ours = event.startswith("c_") and (argument is sys.audit or is_ours(getattr(argument, "__self__", None)))
         events.append((None if ours else event, where(frame), called))
 
     sys.setprofile(hook)
@@ -246,7 +273,10 @@ def describe_value(value, depth=0):
             items = list(items)
         except RuntimeError:  # changed meanwhile
             return f"{kind.__name__} of changing size"
-        return f"{kind.__name__} [{', '.join(describe_value(item, depth + 1) for item in items)}]"
+        texts = [describe_value(item, depth + 1) for item in items]
+        if kind in (set, frozenset) and any(type(item) not in SIMPLE for item in items):
+            texts.sort()  # their order is that of addresses
+        return f"{kind.__name__} [{', '.join(texts)}]"
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -343,8 +373,11 @@ def describe_deep(value, cache):
 
 def describe_class(value):
     space = type.__dict__["__dict__"].__get__(value)
-    names = [f"{name}:{type(item).__name__}" for name, item in list(space.items())]
-    simple = [f"{n}={describe_value(i)}" for n, i in list(space.items()) if type(i) in SIMPLE or type(i) in NESTED]
+    items = list(space.items())
+    if items and items[0][0] != "__module__":  # no class statement made it; Rust's order is chance
+        items.sort(key=lambda item: item[0])
+    names = [f"{name}:{type(item).__name__}" for name, item in items]
+    simple = [f"{name}={describe_value(item)}" for name, item in items if type(item) in SIMPLE or type(item) in NESTED]
     bases = [base.__qualname__ for base in type.__dict__["__mro__"].__get__(value)]
     metaclass = "type" if is_ours(value) else type(value).__qualname__
     return f"{metaclass} {bases} {type.__dict__['__flags__'].__get__(value) & ~(1 << 19)} {names} {simple}"

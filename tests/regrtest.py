@@ -109,7 +109,7 @@ class Side:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: os.nice(self.options.nice),
+                preexec_fn=lambda: (os.nice(self.options.nice), default_signals()),
             )
             try:
                 status = process.wait(self.options.timeout * 2)
@@ -120,7 +120,9 @@ class Side:
             process.wait()
         outcome = Outcome(self._result(status, output), time.monotonic() - started)
         with contextlib.suppress(OSError, ElementTree.ParseError):
-            outcome.methods = read_report(report)
+            outcome.methods, told = read_report(report)
+            with open(output, "a") as file:
+                file.writelines(told)
         with contextlib.suppress(OSError, SyntaxError):
             outcome.stats = ast.literal_eval(stats.read_text())
         self._keep(name, output, folder)
@@ -146,28 +148,46 @@ class Side:
         subprocess.run(["chmod", "-R", "u+rwX", str(folder)], capture_output=True)
         subprocess.run(["rm", "-rf", str(folder)], capture_output=True)
 
-    def tests(self, names: list[str], jobs: int) -> dict[str, Outcome]:
-        def one(name: str) -> Outcome:
-            outcome = self.test(name)
-            hits = outcome.stats.get("hits", "-")
-            told = f"{self.name:6} {name}: {outcome.result}, {len(outcome.methods)} methods"
-            print(f"{told}, {hits} hits, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
-            return outcome
-
-        with ThreadPoolExecutor(jobs) as pool:
-            return dict(zip(names, pool.map(one, names)))
+    def tell(self, name: str) -> Outcome:
+        outcome = self.test(name)
+        hits = outcome.stats.get("hits", "-")
+        told = f"{self.name:6} {name}: {outcome.result}, {len(outcome.methods)} methods"
+        print(f"{told}, {hits} hits, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
+        return outcome
 
 
-def read_report(path: Path) -> dict[str, str]:
-    """Results of test methods; of several with one name (subtests, repetitions) the worst."""
+def tests(names: list[str], jobs: int, *sides: Side) -> list[dict[str, Outcome]]:
+    """Results on each side. File by file, so that a run that is ended early has said something."""
+
+    def one(name: str) -> list[Outcome]:
+        outcomes = [side.tell(name) for side in sides]
+        if len(sides) == 2 and (worse := new_failures(*outcomes)):
+            print(f"worse  {name}: {', '.join(worse)}", file=sys.stderr, flush=True)
+        return outcomes
+
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(one, names))
+    return [dict(zip(names, outcomes)) for outcomes in zip(*results)]
+
+
+def default_signals() -> None:
+    """A shell's background jobs ignore these, and then some tests of signals never end."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def read_report(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Results of test methods, of several with one name (subtests, repetitions) the worst, and what failures said."""
     found: dict[str, str] = {}
+    told: list[str] = []
     order = [SKIPPED, PASSED, "failed"]
     for case in ElementTree.parse(path).iter("testcase"):
-        name = case.get("name") or ""
-        failed = case.find("failure") is not None or case.find("error") is not None
-        result = "failed" if failed else SKIPPED if case.find("skipped") is not None else PASSED
+        name = "::".join(filter(None, (case.get("classname"), case.get("name"))))  # regrtest's have no class
+        failures = [*case.iter("failure"), *case.iter("error")]
+        told += [f"\nFAILED {name}\n{failure.text}\n" for failure in failures]
+        result = "failed" if failures else SKIPPED if case.find("skipped") is not None else PASSED
         found[name] = max(found.get(name, SKIPPED), result, key=order.index)
-    return found
+    return found, told
 
 
 def new_failures(ours: Outcome, plain: Outcome) -> dict[str, str]:
@@ -256,13 +276,13 @@ def compare(root: Path, options: argparse.Namespace) -> int:
     names = choose(plain.venv.python, plain.home, options)
     print(f"{options.python}: {len(names)} test files")
     if options.record == "run":
-        ours.tests(names, options.jobs)
+        tests(names, options.jobs, ours)
     else:
         build(ours, "--all")
         modules = [name if name.startswith("test.") else f"test.{name}" for name in names]
         build(ours, "test.regrtest", *modules)
     build(ours)
-    with_it, without = ours.tests(names, options.jobs), plain.tests(names, options.jobs)
+    with_it, without = tests(names, options.jobs, ours, plain)
 
     suspects = {name: found for name in names if (found := new_failures(with_it[name], without[name]))}
     confirmed: dict[str, dict[str, str]] = {}
