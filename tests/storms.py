@@ -386,7 +386,7 @@ for name in ["changing", *(f"changing.part{number}" for number in range(int(sys.
     try:
         module = __import__(name, fromlist=["VALUE"])
         seen.add((module.VALUE, module.check()))
-    except (ImportError, AttributeError, SyntaxError, EOFError):
+    except (ImportError, AttributeError, SyntaxError, EOFError, FileNotFoundError):  # found, and then gone: get_data raises
         seen.add("gone")
 print(sorted(map(str, seen)))
 """

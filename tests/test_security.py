@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -100,22 +101,27 @@ def test_program_with_capabilities(user: User, tmp_path: Path) -> None:
 
 
 @as_root
-def test_dropped_privileges(user: User, tmp_path: Path) -> None:
-    """A server that gives up root's rights imports, from then on, what its new user may read, and records nothing there
-    that is root's business."""
-    tree = tmp_path / "tree"
+def test_dropped_privileges(user: User) -> None:
+    """A server that gives up root's rights imports, from then on, what its new user may read."""
+    with tempfile.TemporaryDirectory() as reachable:  # pytest's own folders are closed to others
+        os.chmod(reachable, 0o755)
+        dropped_privileges(user, Path(reachable) / "tree")
+
+
+def dropped_privileges(user: User, tree: Path) -> None:
     write(tree, {"public.py": "VALUE = 1\n", "secret.py": "VALUE = 2\n"})
     age(tree)
     (tree / "secret.py").chmod(0o600)
     user.run("-c", "import public, secret", env={"PYTHONPATH": str(tree)})
     user.build()
-    shutil.rmtree(tree / "__pycache__")
-    (tree / "__pycache__").mkdir()
-    age(tree)
+    for pyc in (tree / "__pycache__").glob("secret*"):
+        pyc.unlink()
     code = (
         f"import os, sys, public\nos.setresgid({STRANGER}, {STRANGER}, {STRANGER})\nos.setresuid({STRANGER}, {STRANGER}, {STRANGER})\n"
         "try:\n    import secret\nexcept ImportError as error:\n    print('refused')\nexcept OSError as error:\n    print('refused')\n"
     )
+    served = "import sys, public, secret; print(sys.modules['pycds_auto._loader'].stats()['hits'])"
+    assert int(user.run("-c", served, env={"PYTHONPATH": str(tree)}, readonly=True).stdout) >= 2, "the test shows nothing"
     plain = user.run("-c", code, env={"PYTHONPATH": str(tree)}, plain=True)
     assert plain.stdout == "refused\n"
     assert user.run("-c", code, env={"PYTHONPATH": str(tree)}) == plain
