@@ -20,6 +20,9 @@ import hashlib  # noqa: E402
 import json  # noqa: E402
 import types  # noqa: E402
 
+# What pycds_auto replaces, as README says, besides functions of importlib.
+REPLACED = {("re._compiler", "compile"), ("sre_compile", "compile")}
+
 SCALARS = (str, bytes, int, float, complex, bool, type(None), type(...))
 
 
@@ -28,6 +31,7 @@ def public_names(name, module):
     if not isinstance(module, types.ModuleType):
         return [name, type(module).__qualname__]
     names = sorted(key for key in vars(module) if isinstance(key, str) and not key.startswith("_"))
+    names = [key for key in names if (name, key) not in REPLACED]
     return [name, *(f"{key}:{type(vars(module)[key]).__qualname__}" for key in names)]
 
 
@@ -36,8 +40,10 @@ def functions(module):
 
     Not importlib's own, some of which pycds_auto replaces.
     """
-    contents = list(vars(module).values()) if isinstance(module, types.ModuleType) else []
-    for value in contents:
+    contents = list(vars(module).items()) if isinstance(module, types.ModuleType) else []
+    for key, value in contents:
+        if (getattr(module, "__name__", None), key) in REPLACED:
+            continue
         if isinstance(value, types.FunctionType):
             if not value.__code__.co_filename.startswith("<frozen importlib"):
                 yield value.__code__
