@@ -243,6 +243,8 @@ def describe_module(name, module, found):
     for variable in list(space):
         if variable in REPLACED and name.startswith(("_frozen_importlib", "importlib")):
             continue
+        if variable == "compile" and name in ("re._compiler", "sre_compile"):  # csrc/patterns.h
+            continue
         if not (variable == "__builtins__" or name == "sys" and variable in ("modules", "meta_path", "path_importer_cache", "last_exc", "last_value")):
             found[f"{key}.{variable}"] = describe_value(space[variable])
     describe_spec(key, name, space.get("__spec__"), space, found)

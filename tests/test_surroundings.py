@@ -217,7 +217,7 @@ def remount(target: Path, options: str) -> None:
 def fill(folder: Path) -> Path:
     """A file with all the space that is left."""
     path = folder / "filling"
-    with path.open("wb") as file, contextlib.suppress(OSError):
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
             file.flush()
