@@ -555,8 +555,9 @@ mark_once(struct encoder *encoder, PyObject *object)
     return RET_OK;
 }
 
-/* The parts of code that runs once: its tuples, its tables (those that aren't used in place), and the code objects among
-   its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED (Python/compile.c, compute_code_flags). */
+/* The parts of code that runs once: its tuples, its tables (unless they can be used in place without a trace), and the code
+   objects among its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED (Python/compile.c,
+   compute_code_flags). */
 static int
 mark_parts(struct encoder *encoder, const struct native_code_parts *parts)
 {
@@ -564,7 +565,8 @@ mark_parts(struct encoder *encoder, const struct native_code_parts *parts)
         NATIVE_CONSTS, NATIVE_NAMES, NATIVE_LOCALSPLUSNAMES, NATIVE_LINETABLE, NATIVE_EXCEPTIONTABLE};
     for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
         PyObject *part = parts->objects[own[i]];
-        if ((PyTuple_CheckExact(part) || !encoder->in_place) && mark_once(encoder, part) < 0) {
+        bool stays = encoder->in_place && !NATIVE_COUNTS_IMMORTAL && PyBytes_CheckExact(part);
+        if (!stays && mark_once(encoder, part) < 0) {
             return RET_ERROR;
         }
     }

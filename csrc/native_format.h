@@ -41,7 +41,7 @@
 
 /* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision is
    not used, and built anew. image.py has the same number. */
-#define NATIVE_REVISION 2
+#define NATIVE_REVISION 3
 
 #define NATIVE_MEMO 0x20
 

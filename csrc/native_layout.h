@@ -33,6 +33,8 @@
 
 /* For each version:
    NATIVE_REFCOUNT            what the count of references of an object in the arena starts with
+   NATIVE_COUNTS_IMMORTAL     does taking a reference to an immortal object write to it? Then what is used in the mapping
+                              had better not be given references: each first one is a page to copy
    native_set_immortal        gives an object that count
    native_is_immortal         is it an object that had it, whatever became of its count since?
    native_keep_forever        an object whose references nobody counts any more: the slots of an image hold it
@@ -45,6 +47,7 @@
 #if PY_VERSION_HEX < 0x030c0000
 
 #define NATIVE_REFCOUNT ((Py_ssize_t)1 << 60)
+#define NATIVE_COUNTS_IMMORTAL 1
 
 static inline void
 native_set_immortal(PyObject *object)
@@ -83,6 +86,8 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
    the interpreter's end in debug builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those of which
    `interned` says that they lie in the interpreter itself; nothing else depends on that difference. */
 #else
+
+#define NATIVE_COUNTS_IMMORTAL 0
 
 #if PY_VERSION_HEX < 0x030e0000
 
