@@ -11,9 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "recorder.h"
+#include "classes.h"
 #include "frame_chunks.h"
 #include "patterns.h"
+#include "recorder.h"
 #include "shortcuts.h"
 
 /* A code object or NULL without an exception. If there is no memory for the arena (mlockall, a limit set by the program
@@ -203,6 +204,7 @@ archived_code(loader_state *state, const char *path)
     session->hits++;
     shortcuts_install(state);
     patterns_install(state);
+    classes_install(state);
     if (!(session->settings.skipped & ACCELERATION_FRAMES)) {
         frame_chunks_keep_one();
     }

@@ -16,6 +16,7 @@
 
 #include "cachedir.h"
 #include "checksum.h"
+#include "classes.h"
 #include "encoding.h"
 #include "identity.h"
 #include "rebuilder.h"
@@ -779,6 +780,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     if (result == 0) {
         result = patterns_traverse(state, visit, arg);
     }
+    if (result == 0) {
+        result = classes_traverse(state, visit, arg);
+    }
     return result != 0 ? result : finder_traverse(state, visit, arg);
 }
 
@@ -795,6 +799,7 @@ module_clear(PyObject *module)
     loader_clear(state);
     shortcuts_clear(state);
     patterns_clear(state);
+    classes_clear(state);
     return 0;
 }
 

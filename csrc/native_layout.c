@@ -469,6 +469,43 @@ native_layout_check(struct native_layout *layout)
 
 #endif
 
+/* ---- classes ---- */
+#if CLASSES_SUPPORTED
+
+#if PY_VERSION_HEX < 0x030c0000
+
+/* Objects/typeobject.c, type_new_set_names (3.11): another exception, with this one as its cause. */
+void
+classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute)
+{
+    _PyErr_FormatFromCause(
+        PyExc_RuntimeError, "Error calling __set_name__ on '%.100s' instance %R in '%.100s'", Py_TYPE(attribute)->tp_name,
+        name, type->tp_name);
+}
+
+#else
+
+/* The same (3.12, 3.13): a note (Python/errors.c, _PyErr_FormatNote). */
+void
+classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *note = PyUnicode_FromFormat(
+        "Error calling __set_name__ on '%.100s' instance %R in '%.100s'", Py_TYPE(attribute)->tp_name, name, type->tp_name);
+    PyObject *added =
+        note == NULL ? NULL : PyObject_CallMethod(PyExc_BaseException, "add_note", "OO", exception, note);
+    Py_XDECREF(note);
+    if (added == NULL) {
+        _PyErr_ChainExceptions1(exception);
+        return;
+    }
+    Py_DECREF(added);
+    PyErr_SetRaisedException(exception);
+}
+
+#endif
+#endif
+
 #if PY_VERSION_HEX >= 0x030e0000
 
 /* 3.14, 3.15: not looked up yet */

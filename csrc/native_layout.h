@@ -219,6 +219,36 @@ void native_layout_postpone_collection(const struct native_layout *layout);
    (static text). Cheap: a few objects are made. Never raises. */
 const char *native_layout_check(struct native_layout *layout);
 
+/* ---- classes (classes.h): 3.11, 3.12, 3.13 ----
+
+   CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
+   CLASSES_VERSION_FLAGS      flags that come and go with look-ups
+   CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
+   CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
+#if PY_VERSION_HEX < 0x030e0000
+#define CLASSES_SUPPORTED 1
+
+#if PY_VERSION_HEX < 0x030c0000
+#define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
+#define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
+#define CLASSES_BUFFER_SLOTS 0
+#else
+#define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
+#define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
+#define CLASSES_BUFFER_SLOTS 1
+#endif
+
+#if PY_VERSION_HEX < 0x030d0000
+#define CLASSES_ALLOCATE_DOCUMENTATION PyObject_Malloc
+#else
+#define CLASSES_ALLOCATE_DOCUMENTATION PyMem_Malloc
+#endif
+
+/* What type_new_set_names makes of an exception of an attribute's __set_name__. */
+void classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute);
+
+#endif
+
 /* ---- what looks on at an import ---- */
 
 /* Is what native_is_observed() reads where it is expected? Cheap; never raises. */

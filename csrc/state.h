@@ -100,6 +100,25 @@ struct patterns {
     PyObject *pairs[PATTERN_DICTIONARIES]; /* their keys and values in turn, as tuples */
 };
 
+struct class_strings {
+    PyObject *module, *name, *qualname, *doc, *new, *init_subclass, *class_getitem, *classcell, *classdictcell, *slots,
+        *set_name, *mro;
+};
+
+#define CLASSES_MODELS 64
+
+/* classes.c: what new classes are made after; objects owned. */
+struct classes {
+    bool tried;
+    PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
+    int static_count;
+    PyTypeObject *static_bases[CLASSES_MODELS]; /* static types, which live as long as the process */
+    PyHeapTypeObject *static_models[CLASSES_MODELS]; /* owned: copies of classes whose bases they are */
+    PyObject *object_bases; /* (object,) */
+    PyObject *plain_mro, *plain_init_subclass; /* type.mro, object.__init_subclass__ */
+    struct class_strings strings;
+};
+
 /* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
 struct path_entry {
     PyObject *finder; /* owned */
@@ -145,6 +164,7 @@ typedef struct {
     struct native_use native;
     struct shortcuts shortcuts;
     struct patterns patterns;
+    struct classes classes;
 
     enum { OBSERVERS_DUE, OBSERVERS_KNOWN, OBSERVERS_UNKNOWN } observers; /* can native_is_observed() be asked? */
 

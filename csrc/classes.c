@@ -1,0 +1,764 @@
+/* Reading order: class_new, is_ordinary, make_class. Names of functions of Objects/typeobject.c are of 3.11 to 3.13. */
+#include "classes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#if CLASSES_SUPPORTED
+
+/* The special methods that slots stand for (slotdefs), sorted. A name too many does no harm. */
+static const char *const special_names[] = {
+    "__abs__", "__add__", "__aiter__", "__and__", "__anext__", "__await__", "__bool__", "__buffer__", "__call__",
+    "__contains__", "__del__", "__delattr__", "__delete__", "__delitem__", "__divmod__", "__eq__", "__float__",
+    "__floordiv__", "__ge__", "__get__", "__getattr__", "__getattribute__", "__getitem__", "__gt__", "__hash__", "__iadd__",
+    "__iand__", "__ifloordiv__", "__ilshift__", "__imatmul__", "__imod__", "__imul__", "__index__", "__init__", "__int__",
+    "__invert__", "__ior__", "__ipow__", "__irshift__", "__isub__", "__iter__", "__itruediv__", "__ixor__", "__le__",
+    "__len__", "__lshift__", "__lt__", "__matmul__", "__mod__", "__mul__", "__ne__", "__neg__", "__new__", "__next__",
+    "__or__", "__pos__", "__pow__", "__radd__", "__rand__", "__rdivmod__", "__release_buffer__", "__repr__",
+    "__rfloordiv__", "__rlshift__", "__rmatmul__", "__rmod__", "__rmul__", "__ror__", "__rpow__", "__rrshift__",
+    "__rshift__", "__rsub__", "__rtruediv__", "__rxor__", "__set__", "__setattr__", "__setitem__", "__str__", "__sub__",
+    "__truediv__", "__xor__",
+};
+
+/* Of the process, as the type `type` is; only the main interpreter's classes are made here. */
+static newfunc plain_new; /* what was replaced; NULL: nothing was */
+static loader_state *serving; /* NULL: all classes are type.__new__'s */
+
+static inline PyHeapTypeObject *
+heap(PyTypeObject *type)
+{
+    return (PyHeapTypeObject *)type;
+}
+
+/* ---- names ---- */
+
+static int
+compare_names(const void *one, const void *other)
+{
+    return strcmp(one, *(const char *const *)other);
+}
+
+static bool
+is_dunder(PyObject *name)
+{
+    if (!PyUnicode_IS_COMPACT_ASCII(name) || PyUnicode_GET_LENGTH(name) < 6) {
+        return false;
+    }
+    const char *text = PyUnicode_DATA(name);
+    return text[0] == '_' && text[1] == '_' && text[PyUnicode_GET_LENGTH(name) - 1] == '_';
+}
+
+static bool
+is_special(PyObject *name)
+{
+    const size_t count = sizeof(special_names) / sizeof(special_names[0]);
+    return is_dunder(name)
+           && bsearch(PyUnicode_DATA(name), special_names, count, sizeof(special_names[0]), compare_names) != NULL;
+}
+
+/* ---- models ---- */
+
+/* A model: a class with the slots that the new one gets where it has no special method of its own, and, unless it is the
+   base itself, with the flags and offsets. Only function pointers, numbers and static tables are read from it. */
+
+static bool
+has_ordinary_instances(const PyTypeObject *base)
+{
+    return base->tp_dictoffset != 0 && (base->tp_weaklistoffset != 0 || base->tp_itemsize != 0);
+}
+
+/* Was a heap type made by a class statement, so that fixup_slot_dispatchers made its slots? Those that are made by
+   PyType_FromSpec have a copy of their name; others have a tp_dealloc of their own. */
+static bool
+made_by_class_statement(const struct classes *all, PyTypeObject *type)
+{
+    return type->tp_flags & Py_TPFLAGS_HEAPTYPE && !(type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE)
+           && type->tp_dealloc == all->object_model->ht_type.tp_dealloc && heap(type)->_ht_tpname == NULL;
+}
+
+static PyHeapTypeObject *
+model_of(struct classes *all, PyTypeObject *base)
+{
+    if (base == &PyBaseObject_Type) {
+        return all->object_model;
+    }
+    if (base->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+        return made_by_class_statement(all, base) && has_ordinary_instances(base) ? heap(base) : NULL;
+    }
+    for (int i = 0; i < all->static_count; i++) {
+        if (all->static_bases[i] == base) {
+            return all->static_models[i];
+        }
+    }
+    return NULL;
+}
+
+static PyHeapTypeObject *
+copy_model(PyTypeObject *type)
+{
+    PyHeapTypeObject *copy = malloc(sizeof(*copy));
+    if (copy != NULL) {
+        memcpy(copy, type, sizeof(*copy));
+    }
+    return copy;
+}
+
+/* Learns from a class that type.__new__ has made what subclasses of its static base look like. */
+static void
+learn(struct classes *all, PyTypeObject *type)
+{
+    PyTypeObject *base = type->tp_base;
+    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE
+        || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
+        || !made_by_class_statement(all, type) || model_of(all, base) != NULL) {
+        return;
+    }
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(type->tp_dict, &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name) || is_special(name)) {
+            return;
+        }
+    }
+    PyHeapTypeObject *model = copy_model(type);
+    if (model != NULL) {
+        all->static_bases[all->static_count] = base;
+        all->static_models[all->static_count++] = model;
+    }
+}
+
+/* ---- is it a class that we make? ---- */
+
+struct request {
+    PyTypeObject *metatype, *base;
+    PyObject *name, *bases, *namespace; /* borrowed */
+    PyHeapTypeObject *model;
+    bool has_special; /* special methods in the namespace */
+};
+
+static bool
+namespace_is_ordinary(const struct classes *all, struct request *request)
+{
+    const struct class_strings *names = &all->strings;
+    PyObject *name, *value;
+    request->has_special = false;
+    for (Py_ssize_t at = 0; PyDict_Next(request->namespace, &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name)) {
+            return false;
+        }
+        if (!is_dunder(name)) {
+            continue;
+        }
+        if (is_special(name)) {
+            /* a slot wrapper stands for a slot of another class; __new__ has rules of its own */
+            if (Py_IS_TYPE(value, &PyWrapperDescr_Type) || PyCFunction_Check(value)) {
+                return false;
+            }
+            if (request->metatype != &PyType_Type) { /* type.__setattr__ would leave it to that */
+                PyObject *descriptor = _PyType_Lookup(request->metatype, name);
+                if (descriptor != NULL && Py_TYPE(descriptor)->tp_descr_set != NULL) {
+                    return false;
+                }
+            }
+            request->has_special = true;
+        }
+        else if (PyUnicode_Compare(name, names->slots) == 0) {
+            return false;
+        }
+        else if (PyUnicode_Compare(name, names->qualname) == 0) {
+            if (!PyUnicode_CheckExact(value)) {
+                return false;
+            }
+        }
+        else if (
+            (PyUnicode_Compare(name, names->classcell) == 0 || PyUnicode_Compare(name, names->classdictcell) == 0)
+            && !PyCell_Check(value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Checks what type_new, type_new_get_bases, best_base and _PyType_CalculateMetaclass check, and that it is a case for us. */
+static bool
+is_ordinary(struct classes *all, PyTypeObject *metatype, PyObject *arguments, struct request *request)
+{
+    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) != 3) {
+        return false;
+    }
+    request->metatype = metatype;
+    request->name = PyTuple_GET_ITEM(arguments, 0);
+    request->bases = PyTuple_GET_ITEM(arguments, 1);
+    request->namespace = PyTuple_GET_ITEM(arguments, 2);
+    if (!PyUnicode_CheckExact(request->name) || !PyTuple_CheckExact(request->bases)
+        || !PyDict_CheckExact(request->namespace) || PyTuple_GET_SIZE(request->bases) > 1
+        || metatype->tp_alloc != PyType_GenericAlloc) {
+        return false;
+    }
+    request->base = &PyBaseObject_Type;
+    if (PyTuple_GET_SIZE(request->bases) == 1) {
+        PyObject *base = PyTuple_GET_ITEM(request->bases, 0);
+        if (!PyType_Check(base) || !PyType_IsSubtype(metatype, Py_TYPE(base))) {
+            return false;
+        }
+        request->base = (PyTypeObject *)base;
+        if (!(request->base->tp_flags & Py_TPFLAGS_READY) || !(request->base->tp_flags & Py_TPFLAGS_BASETYPE)) {
+            return false;
+        }
+    }
+    request->model = model_of(all, request->base);
+    return request->model != NULL
+           && (metatype == &PyType_Type || _PyType_Lookup(metatype, all->strings.mro) == all->plain_mro)
+           && namespace_is_ordinary(all, request);
+}
+
+/* ---- making it ---- */
+
+/* Takes an item out of a class's dictionary. New reference; NULL with *failed or without. */
+static PyObject *
+take_out(PyObject *dictionary, PyObject *name, bool *failed)
+{
+    PyObject *value = Py_XNewRef(PyDict_GetItemWithError(dictionary, name));
+    *failed = value == NULL ? PyErr_Occurred() != NULL : PyDict_DelItem(dictionary, name) < 0;
+    if (*failed) {
+        Py_CLEAR(value);
+    }
+    return value;
+}
+
+/* type_new_set_name, _set_module, _set_ht_name */
+static bool
+set_names_of_class(const struct classes *all, PyTypeObject *type)
+{
+    const struct class_strings *names = &all->strings;
+    Py_ssize_t size;
+    type->tp_name = PyUnicode_AsUTF8AndSize(heap(type)->ht_name, &size);
+    if (type->tp_name == NULL) {
+        return false;
+    }
+    if (strlen(type->tp_name) != (size_t)size) {
+        PyErr_SetString(PyExc_ValueError, "type name must not contain null characters");
+        return false;
+    }
+    int known = PyDict_Contains(type->tp_dict, names->module);
+    PyObject *globals = known == 0 ? PyEval_GetGlobals() : NULL;
+    if (globals != NULL) {
+        PyObject *module = PyDict_GetItemWithError(globals, names->name);
+        if (module != NULL && PyDict_SetItem(type->tp_dict, names->module, module) < 0) {
+            return false;
+        }
+    }
+    if (known < 0 || PyErr_Occurred()) {
+        return false;
+    }
+    bool failed;
+    PyObject *qualname = take_out(type->tp_dict, names->qualname, &failed);
+    heap(type)->ht_qualname = qualname != NULL || failed ? qualname : Py_NewRef(heap(type)->ht_name);
+    return !failed;
+}
+
+/* type_new_set_doc: a copy of the documentation, if it is a string. */
+static bool
+set_documentation(const struct classes *all, PyTypeObject *type)
+{
+    PyObject *documentation = PyDict_GetItemWithError(type->tp_dict, all->strings.doc);
+    if (documentation == NULL || !PyUnicode_Check(documentation)) {
+        return !PyErr_Occurred();
+    }
+    const char *text = PyUnicode_AsUTF8(documentation);
+    if (text == NULL) {
+        return false;
+    }
+    size_t size = strlen(text) + 1;
+    char *copy = CLASSES_ALLOCATE_DOCUMENTATION(size);
+    if (copy == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    memcpy(copy, text, size);
+    type->tp_doc = copy;
+    return true;
+}
+
+/* type_new_staticmethod, type_new_classmethod: a plain function of that name becomes a static or class method. */
+static bool
+wrap_method(PyTypeObject *type, PyObject *name, PyObject *(*wrap)(PyObject *))
+{
+    PyObject *function = PyDict_GetItemWithError(type->tp_dict, name);
+    if (function == NULL || !PyFunction_Check(function)) {
+        return !PyErr_Occurred();
+    }
+    PyObject *method = wrap(function);
+    int result = method == NULL ? -1 : PyDict_SetItem(type->tp_dict, name, method);
+    Py_XDECREF(method);
+    return result == 0;
+}
+
+/* type_new_set_classcell, _set_classdictcell: what methods refer to as __class__. */
+static bool
+fill_cell(PyTypeObject *type, PyObject *name, PyObject *content)
+{
+    bool failed;
+    PyObject *cell = take_out(type->tp_dict, name, &failed);
+    if (cell != NULL) {
+        (void)PyCell_Set(cell, content);
+        Py_DECREF(cell);
+    }
+    return !failed;
+}
+
+/* type_new_alloc, type_new_descriptors, type_new_set_slots */
+static PyTypeObject *
+allocate(const struct classes *all, const struct request *request)
+{
+    PyObject *dictionary = PyDict_Copy(request->namespace);
+    PyTypeObject *type =
+        dictionary == NULL ? NULL : (PyTypeObject *)request->metatype->tp_alloc(request->metatype, 0);
+    if (type == NULL) {
+        Py_XDECREF(dictionary);
+        return NULL;
+    }
+    const PyTypeObject *object_model = &all->object_model->ht_type, *model = &request->model->ht_type;
+    type->tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HEAPTYPE | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;
+    type->tp_as_async = &heap(type)->as_async;
+    type->tp_as_number = &heap(type)->as_number;
+    type->tp_as_sequence = &heap(type)->as_sequence;
+    type->tp_as_mapping = &heap(type)->as_mapping;
+    type->tp_as_buffer = &heap(type)->as_buffer;
+    type->tp_bases = PyTuple_GET_SIZE(request->bases) == 1 ? Py_NewRef(request->bases) : Py_NewRef(all->object_bases);
+    type->tp_base = (PyTypeObject *)Py_NewRef(request->base);
+    type->tp_dealloc = object_model->tp_dealloc;
+    type->tp_alloc = PyType_GenericAlloc;
+    type->tp_free = PyObject_GC_Del;
+    type->tp_traverse = object_model->tp_traverse;
+    type->tp_clear = object_model->tp_clear;
+    heap(type)->ht_name = Py_NewRef(request->name);
+    type->tp_dict = dictionary;
+    type->tp_basicsize = model->tp_basicsize;
+    type->tp_itemsize = request->base->tp_itemsize;
+    type->tp_members = (PyMemberDef *)((char *)type + request->metatype->tp_basicsize); /* none */
+    if (model != request->base) { /* else all of this is inherited */
+        type->tp_flags |= model->tp_flags & CLASSES_INSTANCE_FLAGS;
+        type->tp_dictoffset = model->tp_dictoffset;
+        type->tp_weaklistoffset = model->tp_weaklistoffset;
+        type->tp_getset = model->tp_getset;
+    }
+    return type;
+}
+
+#define COPY_SLOT(member) type->ht_type.member = model->ht_type.member
+
+/* All that slotdefs has, and no more. */
+static void
+copy_slots(PyHeapTypeObject *type, const PyHeapTypeObject *model)
+{
+    COPY_SLOT(tp_getattr);
+    COPY_SLOT(tp_setattr);
+    COPY_SLOT(tp_repr);
+    COPY_SLOT(tp_hash);
+    COPY_SLOT(tp_call);
+    COPY_SLOT(tp_str);
+    COPY_SLOT(tp_getattro);
+    COPY_SLOT(tp_setattro);
+    COPY_SLOT(tp_richcompare);
+    COPY_SLOT(tp_iter);
+    COPY_SLOT(tp_iternext);
+    COPY_SLOT(tp_descr_get);
+    COPY_SLOT(tp_descr_set);
+    COPY_SLOT(tp_init);
+    COPY_SLOT(tp_new);
+    COPY_SLOT(tp_finalize);
+    type->as_async.am_await = model->as_async.am_await;
+    type->as_async.am_aiter = model->as_async.am_aiter;
+    type->as_async.am_anext = model->as_async.am_anext;
+    type->as_number = model->as_number;
+    type->as_mapping = model->as_mapping;
+    type->as_sequence = model->as_sequence;
+#if CLASSES_BUFFER_SLOTS
+    type->as_buffer = model->as_buffer;
+#endif
+}
+
+/* Has the interpreter update the slots for each special method in the class's own dictionary: __hash__ = None that
+   PyType_Ready put there, too. */
+static bool
+update_slots(PyTypeObject *type)
+{
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(type->tp_dict, &at, &name, &value);) {
+        if (is_special(name)) { /* the same value under the same name: the dictionary keeps its shape */
+            Py_INCREF(name);
+            Py_INCREF(value);
+            int result = PyType_Type.tp_setattro((PyObject *)type, name, value);
+            Py_DECREF(value);
+            Py_DECREF(name);
+            if (result < 0) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* Is the method resolution order the class followed by its base's? */
+static bool
+has_order_of_base(const PyTypeObject *type)
+{
+    PyObject *order = type->tp_mro, *base_order = type->tp_base->tp_mro;
+    Py_ssize_t count = PyTuple_GET_SIZE(base_order);
+    return PyTuple_GET_SIZE(order) == count + 1
+           && memcmp(&PyTuple_GET_ITEM(order, 1), &PyTuple_GET_ITEM(base_order, 0), (size_t)count * sizeof(PyObject *)) == 0;
+}
+
+/* A special method of an object's class, bound (_PyObject_LookupSpecial). New reference; NULL with an exception or without. */
+static PyObject *
+special_method(PyObject *object, PyObject *name)
+{
+    PyObject *method = Py_XNewRef(_PyType_Lookup(Py_TYPE(object), name));
+    descrgetfunc bind = method == NULL ? NULL : Py_TYPE(method)->tp_descr_get;
+    if (bind != NULL) {
+        Py_SETREF(method, bind(method, object, (PyObject *)Py_TYPE(object)));
+    }
+    return method;
+}
+
+/* type_new_set_names: attributes are told their name and class. */
+static bool
+tell_attributes(const struct classes *all, PyTypeObject *type)
+{
+    PyObject *name, *value;
+    bool told = false;
+    for (Py_ssize_t at = 0; !told && PyDict_Next(type->tp_dict, &at, &name, &value);) {
+        told = !PyFunction_Check(value) && _PyType_Lookup(Py_TYPE(value), all->strings.set_name) != NULL;
+    }
+    if (!told) {
+        return true;
+    }
+    PyObject *copy = PyDict_Copy(type->tp_dict);
+    bool failed = copy == NULL;
+    for (Py_ssize_t at = 0; !failed && PyDict_Next(copy, &at, &name, &value);) {
+        PyObject *set_name = special_method(value, all->strings.set_name);
+        if (set_name == NULL) {
+            failed = PyErr_Occurred() != NULL;
+            continue;
+        }
+        PyObject *result = PyObject_CallFunctionObjArgs(set_name, type, name, NULL);
+        Py_DECREF(set_name);
+        failed = result == NULL;
+        if (failed) {
+            classes_explain_set_name(type, name, value);
+        }
+        Py_XDECREF(result);
+    }
+    Py_XDECREF(copy);
+    return !failed;
+}
+
+/* Is object.__init_subclass__, which does nothing, what super() finds? Looked up as it does (super_getattro), without the cache
+   of methods, which would number the classes. */
+static bool
+base_wants_nothing(const struct classes *all, const PyTypeObject *type)
+{
+    PyObject *order = type->tp_base->tp_mro, *found = NULL;
+    for (Py_ssize_t i = 0; found == NULL && i < PyTuple_GET_SIZE(order); i++) {
+        PyObject *dictionary = ((PyTypeObject *)PyTuple_GET_ITEM(order, i))->tp_dict;
+        found = dictionary == NULL ? NULL : PyDict_GetItemWithError(dictionary, all->strings.init_subclass);
+    }
+    PyErr_Clear();
+    return found == all->plain_init_subclass;
+}
+
+/* type_new_init_subclass: the base is told of its subclass. */
+static bool
+tell_base(const struct classes *all, PyTypeObject *type, PyObject *keywords)
+{
+    if ((keywords == NULL || PyDict_GET_SIZE(keywords) == 0) && base_wants_nothing(all, type)) {
+        return true;
+    }
+    PyObject *super = PyObject_CallFunctionObjArgs((PyObject *)&PySuper_Type, type, type, NULL);
+    PyObject *method = super == NULL ? NULL : PyObject_GetAttr(super, all->strings.init_subclass);
+    Py_XDECREF(super);
+    PyObject *result = method == NULL ? NULL : PyObject_VectorcallDict(method, NULL, 0, keywords);
+    Py_XDECREF(method);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+/* type_new_impl. New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
+static PyObject *
+make_class(const struct classes *all, const struct request *request, PyObject *keywords)
+{
+    const struct class_strings *names = &all->strings;
+    PyTypeObject *type = allocate(all, request);
+    if (type == NULL) {
+        return NULL;
+    }
+    if (!set_names_of_class(all, type) || !set_documentation(all, type)
+        || !wrap_method(type, names->new, PyStaticMethod_New) || !wrap_method(type, names->init_subclass, PyClassMethod_New)
+        || !wrap_method(type, names->class_getitem, PyClassMethod_New)
+        || !fill_cell(type, names->classcell, (PyObject *)type)
+        || !fill_cell(type, names->classdictcell, type->tp_dict) || PyType_Ready(type) < 0) {
+        Py_DECREF(type);
+        return NULL;
+    }
+    if (!has_order_of_base(type)) {
+        Py_DECREF(type);
+        return NULL;
+    }
+    copy_slots(heap(type), request->model);
+    if ((PyDict_GET_SIZE(type->tp_dict) != 0 && !update_slots(type)) || !tell_attributes(all, type)
+        || !tell_base(all, type, keywords)) {
+        Py_DECREF(type);
+        return NULL;
+    }
+    return (PyObject *)type;
+}
+
+/* In place of type.__new__'s type_new. */
+static PyObject *
+class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
+{
+    if (serving == NULL || PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        return plain_new(metatype, arguments, keywords);
+    }
+    struct request request;
+    if (is_ordinary(&serving->classes, metatype, arguments, &request)) {
+        PyObject *type = make_class(&serving->classes, &request, keywords);
+        if (type != NULL || PyErr_Occurred()) {
+            return type;
+        }
+    }
+    PyObject *type = plain_new(metatype, arguments, keywords);
+    if (type != NULL && serving != NULL && PyType_Check(type)) {
+        learn(&serving->classes, (PyTypeObject *)type);
+    }
+    return type;
+}
+
+/* ---- comparing ---- */
+
+/* Frees a class that nobody has: as the collector would (type_clear breaks the cycle), but at once, so that it is never
+   seen among object.__subclasses__(). */
+static void
+discard(PyObject *type)
+{
+    if (type != NULL) {
+        Py_TYPE(type)->tp_clear(type);
+        Py_DECREF(type);
+    }
+}
+
+/* What has to be the same in two classes of one kind: all but references and the places of things. */
+static void
+comparable(PyObject *type, PyHeapTypeObject *out)
+{
+    memcpy(out, type, sizeof(*out));
+    PyTypeObject *head = &out->ht_type;
+    memset(head, 0, offsetof(PyTypeObject, tp_basicsize)); /* count of references, name */
+    head->tp_as_async = NULL;
+    head->tp_as_number = NULL;
+    head->tp_as_sequence = NULL;
+    head->tp_as_mapping = NULL;
+    head->tp_as_buffer = NULL;
+    head->tp_doc = NULL;
+    head->tp_members = NULL;
+    head->tp_base = NULL;
+    head->tp_dict = head->tp_bases = head->tp_mro = head->tp_cache = head->tp_weaklist = NULL;
+    head->tp_subclasses = NULL;
+    head->tp_version_tag = 0;
+    head->tp_flags &= ~CLASSES_VERSION_FLAGS;
+    out->ht_name = out->ht_slots = out->ht_qualname = NULL;
+    out->ht_cached_keys = NULL;
+}
+
+static bool
+are_alike(PyObject *one, PyObject *other)
+{
+    PyHeapTypeObject parts[2];
+    comparable(one, &parts[0]);
+    comparable(other, &parts[1]);
+    PyObject *keys = PyDict_Keys(((PyTypeObject *)one)->tp_dict), *others = PyDict_Keys(((PyTypeObject *)other)->tp_dict);
+    bool alike = keys != NULL && others != NULL && memcmp(&parts[0], &parts[1], sizeof(parts[0])) == 0
+                 && PyObject_RichCompareBool(keys, others, Py_EQ) == 1;
+    Py_XDECREF(keys);
+    Py_XDECREF(others);
+    return alike;
+}
+
+/* The class of one of the arguments of type.__new__, "x", bases and a namespace, by ours and by the interpreter. */
+static bool
+makes_alike(struct classes *all, PyObject *base, PyObject *namespace)
+{
+    PyObject *arguments = base == NULL ? Py_BuildValue("(s()O)", "x", namespace) : Py_BuildValue("(s(O)O)", "x", base, namespace);
+    struct request request;
+    PyObject *plain = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    PyObject *ours = plain != NULL && is_ordinary(all, &PyType_Type, arguments, &request)
+                         ? make_class(all, &request, NULL)
+                         : NULL;
+    bool alike = ours != NULL && are_alike(plain, ours);
+    Py_XDECREF(arguments);
+    discard(plain);
+    discard(ours);
+    return alike;
+}
+
+/* ---- putting it in place ---- */
+
+static bool
+take_strings(struct class_strings *strings)
+{
+    struct {
+        PyObject **to;
+        const char *text;
+    } all[] = {
+        {&strings->module, "__module__"},
+        {&strings->name, "__name__"},
+        {&strings->qualname, "__qualname__"},
+        {&strings->doc, "__doc__"},
+        {&strings->new, "__new__"},
+        {&strings->init_subclass, "__init_subclass__"},
+        {&strings->class_getitem, "__class_getitem__"},
+        {&strings->classcell, "__classcell__"},
+        {&strings->classdictcell, "__classdictcell__"},
+        {&strings->slots, "__slots__"},
+        {&strings->set_name, "__set_name__"},
+        {&strings->mro, "mro"},
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        *all[i].to = PyUnicode_InternFromString(all[i].text);
+        if (*all[i].to == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A first class of the interpreter's own making, and a few in both ways. */
+static bool
+take_model(struct classes *all)
+{
+    PyObject *namespace = Py_BuildValue("{ss}", "__module__", "x");
+    PyObject *special = Py_BuildValue("{ss,sO,sO,sO}", "__module__", "x", "__eq__", Py_None, "__call__", Py_None, "__getattr__", Py_None);
+    PyObject *arguments = namespace == NULL ? NULL : Py_BuildValue("(s()O)", "x", namespace);
+    PyObject *first = arguments == NULL || special == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    bool good = false;
+    if (first != NULL) {
+        all->object_bases = Py_NewRef(((PyTypeObject *)first)->tp_bases);
+        all->object_model = copy_model((PyTypeObject *)first);
+        good = all->object_model != NULL && makes_alike(all, NULL, namespace) && makes_alike(all, NULL, special)
+               && makes_alike(all, first, namespace) && makes_alike(all, first, special);
+    }
+    discard(first);
+    Py_XDECREF(arguments);
+    Py_XDECREF(namespace);
+    Py_XDECREF(special);
+    return good;
+}
+
+/* Metaclasses that have inherited tp_new get ours, too: type.__new__ wants it to be the same (tp_new_wrapper). */
+static bool
+replace_in(PyTypeObject *type)
+{
+    if (type->tp_new == plain_new) {
+        type->tp_new = class_new;
+    }
+    PyObject *subclasses = PyObject_CallMethod((PyObject *)&PyType_Type, "__subclasses__", "O", type);
+    bool done = subclasses != NULL && PyList_Check(subclasses);
+    for (Py_ssize_t i = 0; done && i < PyList_GET_SIZE(subclasses); i++) {
+        PyObject *subclass = PyList_GET_ITEM(subclasses, i);
+        done = PyType_Check(subclass) && replace_in((PyTypeObject *)subclass);
+    }
+    Py_XDECREF(subclasses);
+    return done;
+}
+
+static bool
+is_only_interpreter(void)
+{
+    return PyInterpreterState_Next(PyInterpreterState_Head()) == NULL;
+}
+
+void
+classes_install(loader_state *state)
+{
+    struct classes *all = &state->classes;
+    if (all->tried || state->session->settings.skipped & ACCELERATION_CLASSES) {
+        return;
+    }
+    all->tried = true;
+    if (plain_new != NULL || serving != NULL || !is_only_interpreter()) {
+        return; /* metaclasses of other interpreters have it already, or would be left behind */
+    }
+    plain_new = PyType_Type.tp_new;
+    all->plain_mro = take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
+    all->plain_init_subclass =
+        all->plain_mro == NULL ? NULL : Py_XNewRef(_PyType_Lookup(&PyBaseObject_Type, all->strings.init_subclass));
+    if (all->plain_init_subclass != NULL && take_model(all) && replace_in(&PyType_Type)) {
+        serving = state;
+    }
+    else {
+        classes_clear(state);
+    }
+    PyErr_Clear();
+}
+
+#define FOR_EACH_CLASS_OBJECT(state, DO)                                                                               \
+    DO((state)->classes.object_bases);                                                                                 \
+    DO((state)->classes.plain_mro);                                                                                    \
+    DO((state)->classes.plain_init_subclass);                                                                          \
+    DO((state)->classes.strings.module);                                                                               \
+    DO((state)->classes.strings.name);                                                                                 \
+    DO((state)->classes.strings.qualname);                                                                             \
+    DO((state)->classes.strings.doc);                                                                                  \
+    DO((state)->classes.strings.new);                                                                                  \
+    DO((state)->classes.strings.init_subclass);                                                                        \
+    DO((state)->classes.strings.class_getitem);                                                                        \
+    DO((state)->classes.strings.classcell);                                                                            \
+    DO((state)->classes.strings.classdictcell);                                                                        \
+    DO((state)->classes.strings.slots);                                                                                \
+    DO((state)->classes.strings.set_name);                                                                             \
+    DO((state)->classes.strings.mro);
+
+void
+classes_clear(loader_state *state)
+{
+    struct classes *all = &state->classes;
+    if (serving == state) {
+        serving = NULL;
+    }
+    FOR_EACH_CLASS_OBJECT(state, Py_CLEAR)
+    free(all->object_model);
+    all->object_model = NULL;
+    while (all->static_count > 0) {
+        free(all->static_models[--all->static_count]);
+    }
+}
+
+int
+classes_traverse(loader_state *state, visitproc visit, void *arg)
+{
+    FOR_EACH_CLASS_OBJECT(state, Py_VISIT)
+    return 0;
+}
+
+#else
+
+void
+classes_install(loader_state *state)
+{
+    (void)state;
+}
+
+void
+classes_clear(loader_state *state)
+{
+    (void)state;
+}
+
+int
+classes_traverse(loader_state *state, visitproc visit, void *arg)
+{
+    (void)state, (void)visit, (void)arg;
+    return 0;
+}
+
+#endif
