@@ -58,15 +58,6 @@ is_special(PyObject *name)
 
 /* ---- models ---- */
 
-/* A model: a class with the slots that the new one gets where it has no special method of its own, and, unless it is the
-   base itself, with the flags and offsets. Only function pointers, numbers and static tables are read from it. */
-
-static bool
-has_ordinary_instances(const PyTypeObject *base)
-{
-    return base->tp_dictoffset != 0 && (base->tp_weaklistoffset != 0 || base->tp_itemsize != 0);
-}
-
 /* Was a heap type made by a class statement, so that fixup_slot_dispatchers made its slots? Those that are made by
    PyType_FromSpec have a copy of their name; others have a tp_dealloc of their own. */
 static bool
@@ -76,14 +67,36 @@ made_by_class_statement(const struct classes *all, PyTypeObject *type)
            && type->tp_dealloc == all->object_model->ht_type.tp_dealloc && heap(type)->_ht_tpname == NULL;
 }
 
+/* Do instances have a dictionary and, if that is possible, weak references? Then type_new adds nothing to them. */
+static bool
+has_full_instances(const PyTypeObject *type)
+{
+    return type->tp_dictoffset != 0 && (type->tp_weaklistoffset != 0 || type->tp_itemsize != 0);
+}
+
+/* Have instances nothing but what those of `object` have? Then type_new adds to them what it adds to those. */
+static bool
+has_bare_instances(const PyTypeObject *type)
+{
+    return type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0 && type->tp_itemsize == 0
+           && type->tp_basicsize == PyBaseObject_Type.tp_basicsize;
+}
+
+/* Have they what instances of a class without bases have, at the same places? */
+static bool
+has_usual_instances(const struct classes *all, const PyTypeObject *type)
+{
+    const PyTypeObject *usual = &all->object_model->ht_type;
+    return type->tp_dictoffset == usual->tp_dictoffset && type->tp_weaklistoffset == usual->tp_weaklistoffset
+           && type->tp_itemsize == 0 && type->tp_basicsize == usual->tp_basicsize;
+}
+
+/* What subclasses of a static type are like; NULL: not known yet. */
 static PyHeapTypeObject *
-model_of(struct classes *all, PyTypeObject *base)
+static_model(const struct classes *all, const PyTypeObject *base)
 {
     if (base == &PyBaseObject_Type) {
         return all->object_model;
-    }
-    if (base->tp_flags & Py_TPFLAGS_HEAPTYPE) {
-        return made_by_class_statement(all, base) && has_ordinary_instances(base) ? heap(base) : NULL;
     }
     for (int i = 0; i < all->static_count; i++) {
         if (all->static_bases[i] == base) {
@@ -110,7 +123,7 @@ learn(struct classes *all, PyTypeObject *type)
     PyTypeObject *base = type->tp_base;
     if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE
         || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
-        || !made_by_class_statement(all, type) || model_of(all, base) != NULL) {
+        || !made_by_class_statement(all, type) || static_model(all, base) != NULL) {
         return;
     }
     PyObject *name, *value;
@@ -129,18 +142,37 @@ learn(struct classes *all, PyTypeObject *type)
 /* ---- is it a class that we make? ---- */
 
 struct request {
-    PyTypeObject *metatype, *base;
+    PyTypeObject *metatype;
     PyObject *name, *bases, *namespace; /* borrowed */
-    PyHeapTypeObject *model;
-    bool has_special; /* special methods in the namespace */
+    PyTypeObject *base; /* as best_base has it */
+    const PyHeapTypeObject *slots; /* whose slots it gets; the base, or a model of its subclasses */
+    const PyTypeObject *layout; /* what instances have in addition to those of the base is as here; NULL: nothing */
+    bool no_instance_slots; /* __slots__ = () */
 };
+
+/* Would type.__setattr__ leave this to a descriptor of the metaclass? */
+static bool
+metatype_sets(PyTypeObject *metatype, PyObject *name)
+{
+    if (metatype == &PyType_Type) {
+        return false;
+    }
+    PyObject *descriptor = _PyType_Lookup(metatype, name);
+    return descriptor != NULL && Py_TYPE(descriptor)->tp_descr_set != NULL;
+}
+
+/* A slot wrapper stands for a slot of another class, and __new__ has rules of its own. */
+static bool
+method_is_ordinary(PyTypeObject *metatype, PyObject *name, PyObject *value)
+{
+    return !Py_IS_TYPE(value, &PyWrapperDescr_Type) && !PyCFunction_Check(value) && !metatype_sets(metatype, name);
+}
 
 static bool
 namespace_is_ordinary(const struct classes *all, struct request *request)
 {
     const struct class_strings *names = &all->strings;
     PyObject *name, *value;
-    request->has_special = false;
     for (Py_ssize_t at = 0; PyDict_Next(request->namespace, &at, &name, &value);) {
         if (!PyUnicode_CheckExact(name)) {
             return false;
@@ -149,20 +181,15 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
             continue;
         }
         if (is_special(name)) {
-            /* a slot wrapper stands for a slot of another class; __new__ has rules of its own */
-            if (Py_IS_TYPE(value, &PyWrapperDescr_Type) || PyCFunction_Check(value)) {
+            if (!method_is_ordinary(request->metatype, name, value)) {
                 return false;
             }
-            if (request->metatype != &PyType_Type) { /* type.__setattr__ would leave it to that */
-                PyObject *descriptor = _PyType_Lookup(request->metatype, name);
-                if (descriptor != NULL && Py_TYPE(descriptor)->tp_descr_set != NULL) {
-                    return false;
-                }
-            }
-            request->has_special = true;
         }
         else if (PyUnicode_Compare(name, names->slots) == 0) {
-            return false;
+            if (!PyTuple_CheckExact(value) || PyTuple_GET_SIZE(value) != 0) {
+                return false;
+            }
+            request->no_instance_slots = true;
         }
         else if (PyUnicode_Compare(name, names->qualname) == 0) {
             if (!PyUnicode_CheckExact(value)) {
@@ -178,37 +205,107 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
     return true;
 }
 
-/* Checks what type_new, type_new_get_bases, best_base and _PyType_CalculateMetaclass check, and that it is a case for us. */
+/* What type_new_get_bases, best_base and _PyType_CalculateMetaclass check. */
 static bool
-is_ordinary(struct classes *all, PyTypeObject *metatype, PyObject *arguments, struct request *request)
+is_good_base(PyTypeObject *metatype, PyObject *base)
+{
+    return PyType_Check(base) && PyType_IsSubtype(metatype, Py_TYPE(base))
+           && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_READY && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_BASETYPE;
+}
+
+static bool
+is_in(PyObject *tuple, PyObject *item)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        if (PyTuple_GET_ITEM(tuple, i) == item) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Do special methods of a class say what its slots are? */
+static bool
+methods_are_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *type)
+{
+    if (!PyType_Check(type) || !made_by_class_statement(all, (PyTypeObject *)type)) {
+        return false;
+    }
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(((PyTypeObject *)type)->tp_dict, &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name) || (is_special(name) && !method_is_ordinary(metatype, name, value))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Can a base other than the first be one of ours (see update_slots_of_others)? */
+static bool
+is_ordinary_other(const struct classes *all, const struct request *request, const PyTypeObject *base)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(base->tp_mro); i++) {
+        PyObject *type = PyTuple_GET_ITEM(base->tp_mro, i);
+        if (!is_in(request->base->tp_mro, type) && !methods_are_ordinary(all, request->metatype, type)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+bases_are_ordinary(const struct classes *all, struct request *request)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(request->bases);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!is_good_base(request->metatype, PyTuple_GET_ITEM(request->bases, i))) {
+            return false;
+        }
+    }
+    request->base = count == 0 ? &PyBaseObject_Type : (PyTypeObject *)PyTuple_GET_ITEM(request->bases, 0);
+    if (!(request->base->tp_flags & Py_TPFLAGS_HEAPTYPE)) {
+        request->slots = static_model(all, request->base);
+        request->layout = request->slots == NULL ? NULL : &request->slots->ht_type;
+        return count <= 1 && request->slots != NULL && !request->no_instance_slots;
+    }
+    if (!made_by_class_statement(all, request->base)) {
+        return false;
+    }
+    request->slots = heap(request->base);
+    bool bare = has_bare_instances(request->base);
+    request->layout = bare && !request->no_instance_slots ? &all->object_model->ht_type : NULL;
+    if (count == 1) {
+        return bare || request->no_instance_slots || has_full_instances(request->base);
+    }
+    /* The first is the best one if none has anything that `object` hasn't (best_base, solid_base, extra_ivars). */
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(request->bases, i);
+        if (!made_by_class_statement(all, base) || !(has_bare_instances(base) || has_usual_instances(all, base))
+            || !is_ordinary_other(all, request, base)) {
+            return false;
+        }
+    }
+    return !request->no_instance_slots;
+}
+
+/* Is it a case for us, as far as can be told before the method resolution order is known? */
+static bool
+is_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *arguments, struct request *request)
 {
     if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) != 3) {
         return false;
     }
-    request->metatype = metatype;
-    request->name = PyTuple_GET_ITEM(arguments, 0);
-    request->bases = PyTuple_GET_ITEM(arguments, 1);
-    request->namespace = PyTuple_GET_ITEM(arguments, 2);
-    if (!PyUnicode_CheckExact(request->name) || !PyTuple_CheckExact(request->bases)
-        || !PyDict_CheckExact(request->namespace) || PyTuple_GET_SIZE(request->bases) > 1
-        || metatype->tp_alloc != PyType_GenericAlloc) {
-        return false;
-    }
-    request->base = &PyBaseObject_Type;
-    if (PyTuple_GET_SIZE(request->bases) == 1) {
-        PyObject *base = PyTuple_GET_ITEM(request->bases, 0);
-        if (!PyType_Check(base) || !PyType_IsSubtype(metatype, Py_TYPE(base))) {
-            return false;
-        }
-        request->base = (PyTypeObject *)base;
-        if (!(request->base->tp_flags & Py_TPFLAGS_READY) || !(request->base->tp_flags & Py_TPFLAGS_BASETYPE)) {
-            return false;
-        }
-    }
-    request->model = model_of(all, request->base);
-    return request->model != NULL
+    *request = (struct request){
+        .metatype = metatype,
+        .name = PyTuple_GET_ITEM(arguments, 0),
+        .bases = PyTuple_GET_ITEM(arguments, 1),
+        .namespace = PyTuple_GET_ITEM(arguments, 2),
+    };
+    return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
+           && PyDict_Check(request->namespace) && Py_TYPE(request->namespace)->tp_iter == PyDict_Type.tp_iter
+           && metatype->tp_alloc == PyType_GenericAlloc
            && (metatype == &PyType_Type || _PyType_Lookup(metatype, all->strings.mro) == all->plain_mro)
-           && namespace_is_ordinary(all, request);
+           && namespace_is_ordinary(all, request) && bases_are_ordinary(all, request);
 }
 
 /* ---- making it ---- */
@@ -317,14 +414,14 @@ allocate(const struct classes *all, const struct request *request)
         Py_XDECREF(dictionary);
         return NULL;
     }
-    const PyTypeObject *object_model = &all->object_model->ht_type, *model = &request->model->ht_type;
+    const PyTypeObject *object_model = &all->object_model->ht_type, *layout = request->layout;
     type->tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HEAPTYPE | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;
     type->tp_as_async = &heap(type)->as_async;
     type->tp_as_number = &heap(type)->as_number;
     type->tp_as_sequence = &heap(type)->as_sequence;
     type->tp_as_mapping = &heap(type)->as_mapping;
     type->tp_as_buffer = &heap(type)->as_buffer;
-    type->tp_bases = PyTuple_GET_SIZE(request->bases) == 1 ? Py_NewRef(request->bases) : Py_NewRef(all->object_bases);
+    type->tp_bases = Py_NewRef(PyTuple_GET_SIZE(request->bases) != 0 ? request->bases : all->object_bases);
     type->tp_base = (PyTypeObject *)Py_NewRef(request->base);
     type->tp_dealloc = object_model->tp_dealloc;
     type->tp_alloc = PyType_GenericAlloc;
@@ -333,14 +430,17 @@ allocate(const struct classes *all, const struct request *request)
     type->tp_clear = object_model->tp_clear;
     heap(type)->ht_name = Py_NewRef(request->name);
     type->tp_dict = dictionary;
-    type->tp_basicsize = model->tp_basicsize;
+    type->tp_basicsize = layout != NULL ? layout->tp_basicsize : request->base->tp_basicsize;
     type->tp_itemsize = request->base->tp_itemsize;
     type->tp_members = (PyMemberDef *)((char *)type + request->metatype->tp_basicsize); /* none */
-    if (model != request->base) { /* else all of this is inherited */
-        type->tp_flags |= model->tp_flags & CLASSES_INSTANCE_FLAGS;
-        type->tp_dictoffset = model->tp_dictoffset;
-        type->tp_weaklistoffset = model->tp_weaklistoffset;
-        type->tp_getset = model->tp_getset;
+    if (request->no_instance_slots) {
+        heap(type)->ht_slots = PyTuple_New(0); /* of which there is only one */
+    }
+    if (layout != NULL) {
+        type->tp_flags |= layout->tp_flags & CLASSES_INSTANCE_FLAGS;
+        type->tp_dictoffset = layout->tp_dictoffset;
+        type->tp_weaklistoffset = layout->tp_weaklistoffset;
+        type->tp_getset = layout->tp_getset;
     }
     return type;
 }
@@ -399,15 +499,55 @@ update_slots(PyTypeObject *type)
     return true;
 }
 
-/* Is the method resolution order the class followed by its base's? */
+/* ---- several bases ----
+
+   The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special method
+   that one of those has may be found elsewhere than the first base finds it: the interpreter is asked for its slots, too. */
+
+/* Is the order of the class's base in its own order? type.mro() sees to that (C3 linearization). */
 static bool
 has_order_of_base(const PyTypeObject *type)
 {
     PyObject *order = type->tp_mro, *base_order = type->tp_base->tp_mro;
-    Py_ssize_t count = PyTuple_GET_SIZE(base_order);
-    return PyTuple_GET_SIZE(order) == count + 1
-           && memcmp(&PyTuple_GET_ITEM(order, 1), &PyTuple_GET_ITEM(base_order, 0), (size_t)count * sizeof(PyObject *)) == 0;
+    Py_ssize_t next = 0;
+    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
+        next += next < PyTuple_GET_SIZE(base_order) && PyTuple_GET_ITEM(order, i) == PyTuple_GET_ITEM(base_order, next);
+    }
+    return next == PyTuple_GET_SIZE(base_order);
 }
+
+/* Has the interpreter update the slots of a special method that the class inherits: by giving it one and taking it away. */
+static bool
+update_inherited_slots(PyTypeObject *type, PyObject *name)
+{
+    int known = PyDict_Contains(type->tp_dict, name);
+    if (known != 0) {
+        return known > 0;
+    }
+    return PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
+           && PyType_Type.tp_setattro((PyObject *)type, name, NULL) == 0;
+}
+
+static bool
+update_slots_of_others(PyTypeObject *type)
+{
+    PyObject *order = type->tp_mro;
+    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
+        PyTypeObject *other = (PyTypeObject *)PyTuple_GET_ITEM(order, i);
+        PyObject *name, *value;
+        if (is_in(type->tp_base->tp_mro, (PyObject *)other)) {
+            continue;
+        }
+        for (Py_ssize_t at = 0; PyDict_Next(other->tp_dict, &at, &name, &value);) {
+            if (is_special(name) && !update_inherited_slots(type, name)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- what follows ---- */
 
 /* A special method of an object's class, bound (_PyObject_LookupSpecial). New reference; NULL with an exception or without. */
 static PyObject *
@@ -456,10 +596,10 @@ tell_attributes(const struct classes *all, PyTypeObject *type)
 /* Is object.__init_subclass__, which does nothing, what super() finds? Looked up as it does (super_getattro), without the cache
    of methods, which would number the classes. */
 static bool
-base_wants_nothing(const struct classes *all, const PyTypeObject *type)
+bases_want_nothing(const struct classes *all, const PyTypeObject *type)
 {
-    PyObject *order = type->tp_base->tp_mro, *found = NULL;
-    for (Py_ssize_t i = 0; found == NULL && i < PyTuple_GET_SIZE(order); i++) {
+    PyObject *order = type->tp_mro, *found = NULL;
+    for (Py_ssize_t i = 1; found == NULL && i < PyTuple_GET_SIZE(order); i++) {
         PyObject *dictionary = ((PyTypeObject *)PyTuple_GET_ITEM(order, i))->tp_dict;
         found = dictionary == NULL ? NULL : PyDict_GetItemWithError(dictionary, all->strings.init_subclass);
     }
@@ -467,11 +607,11 @@ base_wants_nothing(const struct classes *all, const PyTypeObject *type)
     return found == all->plain_init_subclass;
 }
 
-/* type_new_init_subclass: the base is told of its subclass. */
+/* type_new_init_subclass: the bases are told of their subclass. */
 static bool
-tell_base(const struct classes *all, PyTypeObject *type, PyObject *keywords)
+tell_bases(const struct classes *all, PyTypeObject *type, PyObject *keywords)
 {
-    if ((keywords == NULL || PyDict_GET_SIZE(keywords) == 0) && base_wants_nothing(all, type)) {
+    if ((keywords == NULL || PyDict_GET_SIZE(keywords) == 0) && bases_want_nothing(all, type)) {
         return true;
     }
     PyObject *super = PyObject_CallFunctionObjArgs((PyObject *)&PySuper_Type, type, type, NULL);
@@ -481,6 +621,17 @@ tell_base(const struct classes *all, PyTypeObject *type, PyObject *keywords)
     Py_XDECREF(method);
     Py_XDECREF(result);
     return result != NULL;
+}
+
+/* Frees a class that nobody has: as the collector would (type_clear breaks the cycle), but at once, so that it is never
+   seen among object.__subclasses__(). */
+static void
+discard(PyObject *type)
+{
+    if (type != NULL) {
+        Py_TYPE(type)->tp_clear(type);
+        Py_DECREF(type);
+    }
 }
 
 /* type_new_impl. New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
@@ -501,12 +652,12 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         return NULL;
     }
     if (!has_order_of_base(type)) {
-        Py_DECREF(type);
+        discard((PyObject *)type);
         return NULL;
     }
-    copy_slots(heap(type), request->model);
-    if ((PyDict_GET_SIZE(type->tp_dict) != 0 && !update_slots(type)) || !tell_attributes(all, type)
-        || !tell_base(all, type, keywords)) {
+    copy_slots(heap(type), request->slots);
+    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !update_slots_of_others(type)) || !update_slots(type) || !tell_attributes(all, type)
+        || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;
     }
@@ -535,17 +686,6 @@ class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
 }
 
 /* ---- comparing ---- */
-
-/* Frees a class that nobody has: as the collector would (type_clear breaks the cycle), but at once, so that it is never
-   seen among object.__subclasses__(). */
-static void
-discard(PyObject *type)
-{
-    if (type != NULL) {
-        Py_TYPE(type)->tp_clear(type);
-        Py_DECREF(type);
-    }
-}
 
 /* What has to be the same in two classes of one kind: all but references and the places of things. */
 static void

@@ -8,11 +8,12 @@
      the base finds it, so the slot is the base's; and the interpreter keeps the base's slots up to date. So slots are copied
      from the base, and for each special method in the namespace the interpreter is asked to update the slots of that name,
      by storing it once more (type.__setattr__, which does that for every assignment to a class).
-   - The base is `object`; or a class that a class statement made, with a dictionary and weak references for its instances;
-     or a static type (Exception, dict) of which the interpreter made a subclass without special methods before: that one's
-     slots and offsets are remembered.
-   - Everything else is made by type.__new__ as ever: several bases, __slots__, metaclasses with an mro() of their own,
-     namespaces that aren't dictionaries with strings, special methods that are slot wrappers.
+   - With several bases, the same goes for special methods that none of the classes has by which the order differs from the
+     first base's.
+   - A base is `object`; or a class that a class statement made; or, if it is the only one, a static type (Exception, dict)
+     of which the interpreter made a subclass without special methods before: that one's slots and offsets are remembered.
+   - Everything else is made by type.__new__ as ever: instances with slots of their own, metaclasses with an mro() of their
+     own, namespaces with other keys than strings, special methods that are slot wrappers.
    - `type`'s tp_new is replaced, which nobody can see from Python: type.__new__ is a wrapper that calls it. What precedes and
      follows the slots is done as there, step for step; all that is static in the interpreter (the functions of tp_dealloc and
      so on, the __dict__ and __weakref__ descriptors) is taken from a class that it made. PyType_Ready does most of the rest.
