@@ -19,11 +19,12 @@ from benchmarks.errors import MeasurementError
 from benchmarks.processes import Finished
 from benchmarks.programs import PROBES, STATEMENTS, Program
 from benchmarks.report import Row, Table, as_markdown, as_text, error_row, milliseconds
-from benchmarks.sampling import Case, Outcome, interleave, ratio
+from benchmarks.sampling import Case, Outcome, interleave, ratio, turn
 from benchmarks.sections import SECTIONS
 from benchmarks.sections.accelerations import accelerations, losses, ratios, skips
 from benchmarks.sections.cold_start import cold_sides, disk_of, mounted
 from benchmarks.sections.empty_modules import write_package
+from benchmarks.sections.empty_run import check_sides
 from benchmarks.sections.exit_time import seconds_of_end
 from benchmarks.sections.load_time import Loader
 from benchmarks.sections.memory import add, parse_sizes
@@ -88,8 +89,15 @@ def test_contenders_take_turns_and_change_order() -> None:
 
         return measure
 
-    interleave("demo", [Case("a", {"plain": contender("p"), "pycds": contender("c")})], 3)
-    assert "".join(order) == "pccppc"
+    interleave("demo", [Case("a", {"plain": contender("p"), "pycds": contender("c")})], 4)
+    assert "".join(order) == "pccpcppc"
+
+
+@pytest.mark.parametrize("labels", ["pc", "pct", "pabcdef"])
+def test_each_contender_comes_first_and_last_equally_often(labels: str) -> None:
+    orders = [turn(list(labels), number) for number in range(2 * len(labels))]
+    assert all(sorted(order) == sorted(labels) for order in orders)
+    assert sorted(order[0] for order in orders) == sorted(order[-1] for order in orders) == sorted(labels * 2)
 
 
 def test_a_failing_case_becomes_an_error_and_spares_the_others() -> None:
@@ -319,6 +327,14 @@ def test_mounts() -> None:
     assert mounted(MOUNTS, "0:23") == ("tmpfs", "tmpfs")
     assert mounted(MOUNTS, "254:1")[0] == "unknown file system"
     assert disk_of("/dev/shm").file_system == "tmpfs"
+
+
+def test_an_empty_run_without_pycds_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    setting = Setting(interrogate(sys.executable), str(tmp_path / "cache"), {}, True)
+    check_sides(sys.executable, setting)
+    with pytest.raises(MeasurementError):
+        check_sides(sys.executable, setting._replace(control=False, extra={"PYCDS_READONLY": "1"}))
 
 
 def test_every_empty_module_is_imported(tmp_path: Path) -> None:
