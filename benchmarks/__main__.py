@@ -11,7 +11,11 @@ from benchmarks.programs import STATEMENTS
 from benchmarks.target import clean_environment
 from benchmarks.venvs import REPOSITORY, install
 
-SECTIONS = ["import", "process", "empty", "no-pycs", "syscalls", "image", "first", "load", "exit", "memory", "steady"]
+SECTIONS = [
+    "import", "process", "empty", "no-pycs", "syscalls", "image", "first", "load", "exit", "memory", "steady",
+    "accelerations", "empty-modules", "cold",
+]  # fmt: skip
+CHARTED = "import"
 RUNS = 25
 QUICK_RUNS = 5
 
@@ -42,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--control", action="store_true", help="plain on both sides: shows the machine's noise")
     made.add_argument("--markdown", action="store_true", help="Markdown instead of text")
     made.add_argument("--json", metavar="FILE.json", help="also write FILE.plain.json and FILE.pycds.json, for pyperf")
+    made.add_argument("--chart", metavar="FILE.svg", help="also draw the figures of the import section")
     return made
 
 
@@ -68,6 +73,8 @@ def positive(text: str) -> int:
 def main() -> int:
     """0: every row has its figures; 1: some don't; 2: nothing could be measured."""
     options = parser().parse_args()
+    if options.chart is not None and CHARTED not in options.sections:
+        parser().error(f"--chart draws the section {CHARTED}, which isn't among those chosen")
     try:
         if options.install is not None:
             install_and_continue()

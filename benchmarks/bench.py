@@ -1,6 +1,7 @@
 """What the sections share: the target, the programs, prepared caches, and the results for pyperf."""
 
 import functools
+import itertools
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ class Bench:
         self.programs = programs
         self.workspace = workspace
         self.options = options
-        self.outcomes: list[Outcome] = []
+        self.outcomes: dict[str, list[Outcome]] = {}  # by section
         self.background = 0  # processes that timed processes left behind
 
     def setting(self, name: str, extra: dict[str, str] | None = None) -> Setting:
@@ -76,7 +77,7 @@ class Bench:
         self.tell(f"{section}: {rounds} rounds")
         begin = time.monotonic()
         outcomes = interleave(section, cases, rounds, unit)
-        self.outcomes += outcomes
+        self.outcomes.setdefault(section, []).extend(outcomes)
         self.tell(f"{section}: done in {time.monotonic() - begin:.0f} s")
         return outcomes
 
@@ -87,7 +88,7 @@ class Bench:
     def suites(self) -> dict[str, pyperf.BenchmarkSuite]:
         """A suite per contender, so that `pyperf compare_to` can set one against the other."""
         benchmarks: dict[str, list[pyperf.Benchmark]] = {}
-        for outcome in self.outcomes:
+        for outcome in itertools.chain.from_iterable(self.outcomes.values()):
             for label, benchmark in outcome.benchmarks.items():
                 benchmarks.setdefault(label, []).append(benchmark)
         return {label: pyperf.BenchmarkSuite(found) for label, found in benchmarks.items()}

@@ -28,7 +28,7 @@ def comparison(title: str, programs: list[Program], outcomes: list[Outcome], cac
             f"{times(found.low)}–{times(found.high)}",
         ]
         rows.append(Row(cells, remark(cache, program)))
-    if ratios:
+    if len(ratios) > 1:
         least = min(ratios, key=ratios.__getitem__)
         rows.append(Row(["geometric mean", "", "", "", times(geometric_mean(list(ratios.values()))), ""]))
         rows.append(Row([f"least ({least})", "", "", "", times(ratios[least]), ""]))

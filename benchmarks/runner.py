@@ -9,14 +9,17 @@ import tempfile
 import pyperf
 
 from benchmarks.bench import Bench, Options
+from benchmarks.chart import Bars, Chart, draw
 from benchmarks.errors import MeasurementError, TargetError
 from benchmarks.processes import adopt_orphans
 from benchmarks.programs import write_programs
 from benchmarks.report import Table, as_markdown, as_text, error_row
 from benchmarks.sections import SECTIONS
+from benchmarks.serving import refusal
 from benchmarks.target import Target, interrogate
 
 HOST_METADATA = ("hostname", "platform", "cpu_model_name", "cpu_count", "cpu_config", "aslr", "perf_version")
+CONTROL = "CONTROL RUN: both sides are plain; what differs is the machine's noise"
 
 
 def print_tables(options: argparse.Namespace) -> int:
@@ -25,6 +28,7 @@ def print_tables(options: argparse.Namespace) -> int:
     check(target, options)
     adopt_orphans()
     json = os.path.abspath(options.json) if options.json else None
+    chart = os.path.abspath(options.chart) if options.chart else None
     here = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="pycds-benchmarks-") as workspace:
         programs = write_programs(options.programs, os.path.join(workspace, "programs"))
@@ -33,7 +37,7 @@ def print_tables(options: argparse.Namespace) -> int:
         )
         os.chdir(workspace)
         try:
-            return print_sections(bench, options, json)
+            return print_sections(bench, options, json, chart)
         finally:
             os.chdir(here)
 
@@ -47,10 +51,11 @@ def check(target: Target, options: argparse.Namespace) -> None:
         raise TargetError(f"pycds-auto is not installed in {target.python}; --install FOLDER makes a venv that has it")
 
 
-def print_sections(bench: Bench, options: argparse.Namespace, json: str | None) -> int:
+def print_sections(bench: Bench, options: argparse.Namespace, json: str | None, chart: str | None) -> int:
     """Measure and print section by section, so that a long run shows what it has."""
     render = as_markdown if options.markdown else as_text
-    print("\n".join(describe(bench.target, options)), flush=True)
+    machine = describe_machine()
+    print("\n".join(describe(bench.target, machine, options)), flush=True)
     failed = False
     for name in options.sections:
         for table in section(bench, name):
@@ -58,6 +63,8 @@ def print_sections(bench: Bench, options: argparse.Namespace, json: str | None) 
             failed = failed or table.failed()
     if json is not None:
         write_json(bench, json)
+    if chart is not None:
+        write_chart(bench, machine, chart)
     return 1 if failed else 0
 
 
@@ -69,21 +76,58 @@ def section(bench: Bench, name: str) -> list[Table]:
         return [Table(name, ["section"], [error_row(name, str(error))], [])]
 
 
-def describe(target: Target, options: argparse.Namespace) -> list[str]:
+def describe(target: Target, machine: str, options: argparse.Namespace) -> list[str]:
     """What was measured, on what."""
+    lines = [f"{subject(target)}, {target.executable}", machine]
+    if options.control:
+        lines.append(CONTROL)
+    return lines
+
+
+def subject(target: Target) -> str:
+    """The release and the interpreter."""
     build = f"PGO: {target.pgo}; libpython: {'shared' if target.shared else 'static'}"
     if target.debug:
         build += "; DEBUG BUILD"
+    return f"pycds-auto {target.pycds}, {target.implementation} {target.version} ({build})"
+
+
+def describe_machine() -> str:
+    """The machine, its load, and the day."""
     host = pyperf.Run([1.0]).get_metadata()
-    lines = [
-        f"pycds-auto {target.pycds}, {target.implementation} {target.version} ({build}), {target.executable}",
+    return (
         f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs "
         f"({host.get('cpu_model_name', 'model unknown')}), load {os.getloadavg()[0]:.1f} at the start, "
-        f"{datetime.date.today()}",
-    ]
-    if options.control:
-        lines.append("CONTROL RUN: both sides are plain; what differs is the machine's noise")
-    return lines
+        f"{datetime.date.today()}"
+    )
+
+
+def write_chart(bench: Bench, machine: str, path: str) -> None:
+    """The import section's figures as SVG; raises TargetError if there are none."""
+    programs, left_out = [], []
+    outcomes = {outcome.name: outcome for outcome in bench.outcomes.get("import", [])}
+    for program in bench.programs:
+        outcome = outcomes.get(program.name)
+        if outcome is not None and outcome.error is None and refusal(bench.cache, program) is None:
+            programs.append(Bars(program.name, outcome.median("plain"), outcome.median("pycds")))
+        else:
+            left_out.append(program.name)
+    if not programs:
+        raise TargetError("no program has figures to draw")
+    how = bench.how(bench.options.rounds)
+    captions = [f"{how[0].upper()}{how[1:]}; files in the page cache, pycs present.", subject(bench.target), machine]
+    if bench.options.control:
+        captions.append(CONTROL)
+    if left_out:
+        captions.append(f"Not measured, because of errors: {', '.join(left_out)}.")
+    chart = Chart(
+        "Python's imports, plain and with pycds-auto",
+        "Time of the import statement, taken inside the process, in milliseconds; shorter is better",
+        programs,
+        captions,
+    )
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(draw(chart))
 
 
 def write_json(bench: Bench, path: str) -> None:

@@ -1,8 +1,8 @@
 """Interleaved measuring and its statistics.
 
 Machines drift, by seconds and by hours, so the contenders of a comparison take turns within one run: every round
-measures each contender of each case once. The order within a case is turned round every other round (plain pycds,
-pycds plain, …), so that neither always comes after the other. pyperf keeps the values; it has no interleaving.
+measures each contender of each case once. The order within a case changes from round to round (plain pycds, pycds
+plain, …), so that none always comes first or after the same other. pyperf keeps the values; it has no interleaving.
 """
 
 import datetime
@@ -58,16 +58,22 @@ def interleave(section: str, cases: Iterable[Case], rounds: int, unit: str = "se
         for case in cases:
             if case.name in errors:
                 continue
-            order = list(case.contenders)
-            if number % 2:
-                order.reverse()
             try:
-                for label in order:
+                for label in turn(list(case.contenders), number):
                     run = measured(f"{section}: {case.name}", unit, case.contenders[label])
                     runs.setdefault((case.name, label), []).append(run)
             except MeasurementError as error:
                 errors[case.name] = str(error)
     return [outcome(case, runs, errors.get(case.name)) for case in cases]
+
+
+def turn(contenders: list[str], number: int) -> list[str]:
+    """The order in a round. Who comes first pays for what another case left in the processor's caches: of several
+    contenders each comes first, and last, equally often; in the next round the order is turned round.
+    """
+    first = number // 2 % len(contenders)
+    order = contenders[first:] + contenders[:first]
+    return order[::-1] if number % 2 else order
 
 
 def measured(name: str, unit: str, measure: Measure) -> pyperf.Run:

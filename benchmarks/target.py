@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from benchmarks.errors import TargetError
 from benchmarks.programs import STATEMENTS
 
-# Runs in the target. Debian's and Ubuntu's builds are profile-guided without saying so in their build variables.
+# Runs in the target. Debian's and Ubuntu's builds are profile-guided without saying so in their build variables, and
+# say that libpython is shared, which their executable doesn't use.
 INTERROGATE = """
 import importlib.util, json, platform, sys, sysconfig
 from importlib.metadata import version
@@ -31,7 +32,7 @@ json.dump({
     "pgo": "yes (as Debian builds)" if debian else
         "yes" if mentions(["--enable-optimizations", "-fprofile-use", "profile-opt"]) else "no",
     "debug": hasattr(sys, "gettotalrefcount"),
-    "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+    "shared": "/libpython" in open("/proc/self/maps").read(),
     "pycds": version("pycds-auto") if present else None,
     "missing": [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None],
 }, sys.stdout)

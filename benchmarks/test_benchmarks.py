@@ -6,19 +6,25 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pyperf
 import pytest
 
 from benchmarks.__main__ import SECTIONS as SECTION_NAMES
 from benchmarks.bench import Bench, Options
-from benchmarks.comparison import Shares
+from benchmarks.chart import LONGEST, Bars, Chart, draw
+from benchmarks.comparison import Shares, comparison
 from benchmarks.errors import MeasurementError
 from benchmarks.processes import Finished
 from benchmarks.programs import PROBES, STATEMENTS, Program
 from benchmarks.report import Row, Table, as_markdown, as_text, error_row, milliseconds
-from benchmarks.sampling import Case, Outcome, interleave, ratio
+from benchmarks.sampling import Case, Outcome, interleave, ratio, turn
 from benchmarks.sections import SECTIONS
+from benchmarks.sections.accelerations import accelerations, losses, ratios, skips
+from benchmarks.sections.cold_start import cold_sides, disk_of, mounted
+from benchmarks.sections.empty_modules import write_package
+from benchmarks.sections.empty_run import check_sides
 from benchmarks.sections.exit_time import seconds_of_end
 from benchmarks.sections.load_time import Loader
 from benchmarks.sections.memory import add, parse_sizes
@@ -45,6 +51,11 @@ Pss:                   6 kB
 Pss_Dirty:             5 kB
 Private_Dirty:         4 kB
 """
+MOUNTS = """\
+25 24 0:23 / /dev/shm rw,relatime - tmpfs tmpfs rw,size=24683656k
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+"""
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def benchmark(*values: float) -> pyperf.Benchmark:
@@ -78,8 +89,15 @@ def test_contenders_take_turns_and_change_order() -> None:
 
         return measure
 
-    interleave("demo", [Case("a", {"plain": contender("p"), "pycds": contender("c")})], 3)
-    assert "".join(order) == "pccppc"
+    interleave("demo", [Case("a", {"plain": contender("p"), "pycds": contender("c")})], 4)
+    assert "".join(order) == "pccpcppc"
+
+
+@pytest.mark.parametrize("labels", ["pc", "pct", "pabcdef"])
+def test_each_contender_comes_first_and_last_equally_often(labels: str) -> None:
+    orders = [turn(list(labels), number) for number in range(2 * len(labels))]
+    assert all(sorted(order) == sorted(labels) for order in orders)
+    assert sorted(order[0] for order in orders) == sorted(order[-1] for order in orders) == sorted(labels * 2)
 
 
 def test_a_failing_case_becomes_an_error_and_spares_the_others() -> None:
@@ -243,3 +261,97 @@ def test_what_a_start_made_does_not_depend_on_hashes(tmp_path: Path) -> None:
         reports.append(json.loads(output)["made"])
     assert reports[0] == reports[1]
     assert reports[0]["result"] == repr('{"1": [2]}')
+
+
+def test_a_comparison_of_one_program_has_no_mean() -> None:
+    sides = {"plain": benchmark(2.0, 2.0), "pycds": benchmark(1.0, 1.0)}
+    both = cache(probed(3))._replace(plain={"demo": probed(0, active=False), "other": probed(0, active=False)})
+    both = both._replace(pycds={"demo": probed(3), "other": probed(3)})
+    one = comparison("Title", [PROGRAM], [Outcome("demo", sides, None)], both, [])
+    assert [row.cells[0] for row in one.rows] == ["demo"]
+    outcomes = [
+        Outcome("demo", sides, None),
+        Outcome("other", {"plain": benchmark(8.0), "pycds": benchmark(1.0)}, None),
+    ]
+    two = comparison("Title", [PROGRAM, PROGRAM._replace(name="other")], outcomes, both, [])
+    assert [row.cells[4] for row in two.rows] == ["2.00", "8.00", "4.00", "2.00"]
+    assert two.rows[-1].cells[0] == "least (demo)"
+
+
+def test_the_names_of_accelerations_are_those_of_the_product(tmp_path: Path) -> None:
+    assert {"re", "gc", "importlib", "frames"} <= set(accelerations())
+    settings = tmp_path / "settings.c"
+    settings.write_text("int main(void) { return 0; }\n")
+    for path in (settings, tmp_path / "missing"):
+        with pytest.raises(MeasurementError):
+            accelerations(str(path))
+
+
+def test_each_contender_lacks_one_acceleration_and_the_last_one_all() -> None:
+    assert skips(["re", "gc"]) == {"pycds": "", "without-re": "re", "without-gc": "gc", "code-only": "re,gc"}
+
+
+def test_tables_of_accelerations() -> None:
+    values = {"plain": 0.6, "pycds": 0.2, "without-re": 0.3, "without-gc": 0.25, "code-only": 0.4}
+    sides = {label: benchmark(value, value) for label, value in values.items()}
+    pairs = [(PROGRAM, Outcome("demo", sides, None)), (PROGRAM._replace(name="other"), Outcome("other", {}, "why"))]
+    both = cache(probed(3))._replace(plain={"demo": probed(0, active=False)})
+    table = ratios("Title", ["re", "gc"], both, pairs, [])
+    assert table.columns == ["program", "plain ms", "pycds ms", "all", "no re", "no gc", "code only"]
+    assert table.rows == [
+        Row(["demo", "600.0", "200.0", "3.00", "2.00", "2.40", "1.50"]),
+        error_row("other", "why"),
+        Row(["geometric mean", "", "", "3.00", "2.00", "2.40", "1.50"]),
+    ]
+    table = losses("Title", ["re", "gc"], both, pairs)
+    assert table.columns == ["program", "pycds ms", "no re", "no gc", "code only"]
+    assert table.rows[0].cells[2] == "+100.0 (+50.0 % – +50.0 %)"
+    assert table.rows[-1] == Row(["geometric mean", "", "+50.0 %", "+25.0 %", "+100.0 %"])
+
+
+def test_a_cold_start_is_measured_after_the_caches_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def measure() -> float:
+        done.append("measured")
+        return 1.0
+
+    monkeypatch.setattr("benchmarks.sections.cold_start.drop_caches", lambda: done.append("dropped"))
+    sides = cold_sides(Case("demo", {"plain": measure, "pycds": measure}))
+    assert [sides[label]() for label in ("plain", "pycds")] == [1.0, 1.0]
+    assert done == ["dropped", "measured"] * 2
+
+
+def test_mounts() -> None:
+    assert mounted(MOUNTS, "254:0") == ("ext4", "/dev/vda")
+    assert mounted(MOUNTS, "0:23") == ("tmpfs", "tmpfs")
+    assert mounted(MOUNTS, "254:1")[0] == "unknown file system"
+    assert disk_of("/dev/shm").file_system == "tmpfs"
+
+
+def test_an_empty_run_without_pycds_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    setting = Setting(interrogate(sys.executable), str(tmp_path / "cache"), {}, True)
+    check_sides(sys.executable, setting)
+    with pytest.raises(MeasurementError):
+        check_sides(sys.executable, setting._replace(control=False, extra={"PYCDS_READONLY": "1"}))
+
+
+def test_every_empty_module_is_imported(tmp_path: Path) -> None:
+    write_package(PROGRAM._replace(script=str(tmp_path / "program.py")), 3)
+    count = "import sys, thousand.all_of_them; print(sum(name.startswith('thousand.module_') for name in sys.modules))"
+    output = subprocess.check_output([sys.executable, "-c", count], cwd=tmp_path, env=clean_environment())
+    assert output == b"3\n"
+
+
+def test_chart() -> None:
+    bars = [Bars("one", 0.4, 0.1), Bars("two<", 0.1, 0.1)]
+    root = ElementTree.fromstring(draw(Chart("Title", "Subtitle", bars, ["word " * 60, "last"])))
+    texts = [element.text or "" for element in root.iter(f"{SVG}text")]
+    assert [text for text in texts if text.endswith("×")] == ["4.00×", "1.00×", "2.00×"]
+    assert [text for text in texts if text.endswith(" ms")] == ["400 ms", "100 ms", "100 ms", "100 ms"]
+    assert texts[-1] == "last" and len([text for text in texts if text.startswith("word word")]) == 3
+    sides = [element for element in root.iter(f"{SVG}rect") if element.get("height") == "13"]
+    assert [element.get("width") for element in sides] == [f"{LONGEST}.0", *["135.0"] * 3]
+    height = float(root.get("height", "0"))
+    assert all(float(element.get("y", "0")) < height for element in root.iter(f"{SVG}text"))

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from benchmarks.bench import Bench
 from benchmarks.report import Table
 from benchmarks.sections import (
+    accelerations,
+    cold_start,
+    empty_modules,
     empty_run,
     exit_time,
     first_run,
@@ -30,4 +33,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "exit": exit_time.tables,
     "memory": memory.tables,
     "steady": steady_work.tables,
+    "accelerations": accelerations.tables,
+    "empty-modules": empty_modules.tables,
+    "cold": cold_start.tables,
 }

@@ -4,18 +4,26 @@ import os
 from functools import partial
 
 from benchmarks.bench import Bench
+from benchmarks.errors import MeasurementError
+from benchmarks.processes import run
 from benchmarks.report import Row, Table, change, error_row, milliseconds
 from benchmarks.sampling import Case, ratio
-from benchmarks.target import Target
+from benchmarks.target import Setting, Target
 
 ROUNDS_PER_ROUND = 40  # an empty run is short and its bar narrow: so many more
 ENOUGH_MODULES = 1000
 NOT_INSTALLED = "not-installed"
+SAY_WHETHER_ACTIVE = """
+import sys
+loader = sys.modules.get("pycds_auto._loader")
+print(loader is not None and loader.stats()["active"])
+"""
 
 
 def tables(bench: Bench) -> list[Table]:
     """pycds against PYCDS_DISABLE=1 and against the same venv without pycds-auto."""
     cache = bench.cache
+    check_sides(bench.target.python, cache.setting)
     rounds = bench.options.rounds * ROUNDS_PER_ROUND
     statement = ["-c", "pass"]
     sides = {
@@ -41,6 +49,14 @@ def tables(bench: Bench) -> list[Table]:
             interval = f"{change(found.low)} – {change(found.high)}"
             rows.append(Row([name, milliseconds(outcome.median(label)), change(found.value), interval]))
     return [Table(title, ["contender", "ms", "pycds takes", "95 %"], rows, notes)]
+
+
+def check_sides(python: str, setting: Setting) -> None:
+    """Raise MeasurementError unless pycds-auto is active on its side, and only there: `-c pass` itself can't tell."""
+    for environment, active in ((setting.plain(), False), (setting.pycds(), not setting.control)):
+        found = run([python, "-c", SAY_WHETHER_ACTIVE], environment).stdout.strip()
+        if found != str(active):
+            raise MeasurementError(f"pycds-auto active: {found}, where it should be {active}")
 
 
 def venv_without_pycds(target: Target, folder: str) -> str | None:
