@@ -130,6 +130,7 @@ class Side:
         report, stats, output = folder / "report.xml", folder / "stats", folder / "output"
         (folder / "tmp").mkdir()
         command = [self.venv.python, "-u", "-c", LAUNCH, stats, f"--timeout={self.options.timeout}", "-u", "subprocess"]
+        command += [part for pattern in self.options.ignore for part in ("-i", pattern)]
         command += ["--junit-xml", report, "--tempdir", folder / "tmp", name]
         started = time.monotonic()
         with open(output, "wb") as file:
@@ -319,6 +320,7 @@ def main() -> int:
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter with the test package")
     parser.add_argument("--all", action="store_true", help="the whole suite")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="test files to leave out")
+    parser.add_argument("--ignore", action="append", default=[], metavar="METHOD", help="test methods that hang in plain Python")
     how = "how the archive gets its modules: by a run of the tests, or by `build --all` and an import of each (quicker)"
     parser.add_argument("--record", choices=["run", "import"], default="run", help=how)
     parser.add_argument("-j", "--jobs", type=int, default=2)
