@@ -70,7 +70,7 @@ struct image_header {
     uint64_t directory_table; /* uint32_t[directory_buckets] */
     uint64_t directories; /* struct directory_record[directory_count] */
     uint64_t body_checksum; /* of all that follows the identity text; only image_verify_all reads that much */
-    uint64_t shared_table; /* native encoding: offset of strings and byte strings that modules have in common */
+    uint64_t shared_table; /* native encoding: offset of strings that modules have in common */
     uint64_t shared_table_bytes; /* its blocks have checksums of their own */
     uint64_t shared_table_age; /* modules that came or went since the shared table was made as a whole (rebuild.py) */
     uint64_t pattern_count; /* of the modules, how many are none but patterns (MODULE_PATTERN) */

@@ -1,4 +1,4 @@
-/* Two passes: the first counts which strings and byte strings modules have in common, the second writes. Both walk a
+/* Two passes: the first counts which strings modules have in common, the second writes. Both walk a
    code object as marshal does (Python/marshal.c, w_complex_object, 3.11 to 3.15). */
 #include "native_encode.h"
 
@@ -96,7 +96,6 @@ struct encoder {
     bool collecting; /* the leaves of the groups that a stream starts with */
     PyObject *groups[GROUPS]; /* list of leaves; owned */
     PyObject *kinds; /* dict: co_localspluskinds -> the one of equal ones that stands for them; owned */
-    PyObject **claims; /* entry of the shared table -> the leaf that it stands for in this module; owned */
     PyObject *orders; /* borrowed sequence of the items of its frozensets */
     Py_ssize_t next_order;
     struct output output;
@@ -176,15 +175,18 @@ leaf_kind(PyObject *object)
     return PyBytes_CheckExact(object) ? LEAF_BYTES : LEAF_NONE;
 }
 
-/* Worth sharing, and allowed to be? Single objects (of one character, or empty) need not be. */
+/* Worth sharing between modules, and allowed to be? Interned strings are one object anyhow. Others that are equal are
+   different objects in different modules, which programs can tell by `is`, and pickles by their memo: of those, only
+   co_localspluskinds is shared, which nobody sees. Single objects (of one character, or empty) need not be. */
 static bool
-is_shareable(PyObject *object)
+is_shareable(const struct encoder *encoder, PyObject *object, enum leaf_kind kind)
 {
-    if (PyBytes_CheckExact(object)) {
-        return PyBytes_GET_SIZE(object) > 1 && PyBytes_GET_SIZE(object) <= NATIVE_ENTRY_BYTES_LIMIT;
+    if (kind == LEAF_BYTES) {
+        return PyBytes_GET_SIZE(object) > 1 && PyBytes_GET_SIZE(object) <= NATIVE_ENTRY_BYTES_LIMIT
+               && PyDict_GetItem(encoder->kinds, object) == object;
     }
     Py_ssize_t length = PyUnicode_GET_LENGTH(object);
-    return length > 1 && length * (Py_ssize_t)PyUnicode_KIND(object) <= NATIVE_ENTRY_BYTES_LIMIT;
+    return kind == LEAF_INTERNED && length > 1 && length * (Py_ssize_t)PyUnicode_KIND(object) <= NATIVE_ENTRY_BYTES_LIMIT;
 }
 
 static int
@@ -267,25 +269,15 @@ put_shared_reference(struct encoder *encoder, uint32_t index)
     return put_byte(encoder, 0xc0 | index >> 8) < 0 ? RET_ERROR : put_byte(encoder, index & 0xff);
 }
 
-/* The leaf's index in the shared table; -1: it has none there; -2 with an exception.
-   An entry stands for one object of a module, as far as programs can tell: equal but distinct constants stay distinct. */
+/* The leaf's index in the shared table; -1: it has none there; -2 with an exception. */
 static int64_t
-shared_index(struct encoder *encoder, PyObject *leaf, enum leaf_kind kind, bool identity_matters)
+shared_index(struct encoder *encoder, PyObject *leaf, enum leaf_kind kind)
 {
-    PyObject *index = is_shareable(leaf) ? PyDict_GetItemWithError(encoder->entries[kind], leaf) : NULL;
+    PyObject *index = is_shareable(encoder, leaf, kind) ? PyDict_GetItemWithError(encoder->entries[kind], leaf) : NULL;
     if (index == NULL) {
         return PyErr_Occurred() ? -2 : -1;
     }
-    int64_t number = PyLong_AsLongLong(index);
-    if (kind != LEAF_INTERNED && identity_matters) {
-        if (encoder->claims[number] == NULL) {
-            encoder->claims[number] = leaf;
-        }
-        else if (encoder->claims[number] != leaf) {
-            return -1;
-        }
-    }
-    return number;
+    return PyLong_AsLongLong(index);
 }
 
 /* The group that a leaf belongs to if it isn't shared; GROUPS: none. */
@@ -495,7 +487,7 @@ encode_object(struct encoder *encoder, PyObject *object)
     }
     enum leaf_kind kind = leaf_kind(object);
     if (kind != LEAF_NONE) {
-        int64_t shared = shared_index(encoder, object, kind, true);
+        int64_t shared = shared_index(encoder, object, kind);
         if (shared != -1) {
             return shared < 0 ? RET_ERROR : put_shared_reference(encoder, (uint32_t)shared);
         }
@@ -536,7 +528,7 @@ collect_leaf(struct encoder *encoder, PyObject *leaf)
     if (group == GROUPS) {
         return RET_OK;
     }
-    int64_t shared = shared_index(encoder, leaf, kind, true);
+    int64_t shared = shared_index(encoder, leaf, kind);
     if (shared != -1) {
         return shared < 0 ? RET_ERROR : RET_OK;
     }
@@ -673,7 +665,7 @@ count_module(struct encoder *encoder, PyObject *code)
     for (size_t i = 0; i < encoder->seen.capacity; i++) {
         PyObject *leaf = encoder->seen.slots[i].object;
         enum leaf_kind kind = leaf == NULL ? LEAF_NONE : leaf_kind(leaf);
-        if (kind == LEAF_NONE || !is_shareable(leaf)) {
+        if (kind == LEAF_NONE || !is_shareable(encoder, leaf, kind)) {
             continue;
         }
         PyObject *known = PyDict_GetItemWithError(encoder->counts[kind], leaf);
@@ -880,12 +872,11 @@ number_leaves(struct encoder *encoder)
 
 /* The stream of a module: bytes, or str with a refusal. */
 static PyObject *
-encode_module(struct encoder *encoder, PyObject *code, PyObject *orders, Py_ssize_t entries)
+encode_module(struct encoder *encoder, PyObject *code, PyObject *orders)
 {
     start_module(encoder);
     encoder->orders = orders;
     encoder->collecting = true;
-    memset(encoder->claims, 0, (size_t)entries * sizeof(PyObject *));
     for (int group = 0; group < GROUPS; group++) {
         if (PyList_SetSlice(encoder->groups[group], 0, PyList_GET_SIZE(encoder->groups[group]), NULL) < 0) {
             return NULL;
@@ -954,14 +945,8 @@ native_encode(struct native_context *base, PyObject *codes, PyObject *orders)
     if (table == NULL) {
         goto done;
     }
-    Py_ssize_t entries = PyList_GET_SIZE(leaves);
-    encoder.claims = calloc((size_t)entries + 1, sizeof(PyObject *));
-    if (encoder.claims == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(codes); i++) {
-        PyObject *stream = encode_module(&encoder, PyList_GET_ITEM(codes, i), PyList_GET_ITEM(orders, i), entries);
+        PyObject *stream = encode_module(&encoder, PyList_GET_ITEM(codes, i), PyList_GET_ITEM(orders, i));
         int appended = stream == NULL ? RET_ERROR : PyList_Append(streams, stream);
         Py_XDECREF(stream);
         if (appended < 0) {
@@ -972,7 +957,6 @@ native_encode(struct native_context *base, PyObject *codes, PyObject *orders)
 done:
     seen_clear(&encoder.seen);
     free(encoder.output.bytes);
-    free(encoder.claims);
     Py_XDECREF(encoder.kinds);
     for (int group = 0; group < GROUPS; group++) {
         Py_XDECREF(encoder.groups[group]);

@@ -17,8 +17,9 @@
    The bodies of modules and of their classes run once. They are ordinary objects, which the interpreter frees when they
    have run, as it does without us; so are their tuples and tables, where nothing else refers to them. The rest is never
    freed.
-   Strings and byte strings that two modules or more have in common are kept
-   once per image, in the shared table; all else follows in the order in which it is needed.
+   Interned strings that two modules or more have in common, and co_localspluskinds, which no program sees, are kept
+   once per image, in the shared table; all else follows in the order in which it is needed. Other strings that are equal
+   are different objects in different modules, as they are without us.
 
    An object starts with one byte:
      0x00-0x3f  a tag, below; with NATIVE_MEMO set, the object goes into the memo once it is complete
@@ -41,7 +42,7 @@
 
 /* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision is
    not used, and built anew. image.py has the same number. */
-#define NATIVE_REVISION 3
+#define NATIVE_REVISION 4
 
 #define NATIVE_MEMO 0x20
 
@@ -57,7 +58,7 @@ enum native_tag {
     NATIVE_FLOAT, /* the eight bytes of the double */
     NATIVE_COMPLEX, /* real, imaginary */
     NATIVE_BYTES, /* varint size; bytes. In the shared table only, or empty */
-    NATIVE_ASCII, /* varint length; characters. Of length two or more, in the shared table only; or empty */
+    NATIVE_ASCII, /* varint length; characters. Empty: all others are in the groups */
     NATIVE_ASCII_INTERNED,
     NATIVE_WIDE, /* byte kind (1, 2, 4), varint length, characters: str that is not ASCII, in its own kind */
     NATIVE_WIDE_INTERNED,

@@ -130,10 +130,13 @@ def test_identity_as_marshal_leaves_it():
     assert consts[7][0] is consts[5] and consts[7][1] is consts[2]
 
 
-def test_equal_constants_of_one_module_stay_apart_when_shared_with_others():
-    text, equal = "two words", " ".join(["two", "words"])
-    decoded, _ = convert_marshalled(with_consts(text, equal), with_consts(text))
-    assert decoded[0].co_consts[1] is not decoded[0].co_consts[2]
+def test_equal_constants_stay_apart_within_a_module_and_across_modules():
+    text, equal, data = "two words", " ".join(["two", "words"]), b"some bytes"
+    decoded, plain = convert_marshalled(with_consts(text, equal, data), with_consts(text, data))
+    for one, other in (decoded, plain):
+        assert one.co_consts[1] is not one.co_consts[2] and one.co_consts[1] is not other.co_consts[1]
+        assert one.co_consts[3] is not other.co_consts[2] and one.co_consts[3] == other.co_consts[2]
+        assert one.co_linetable is not other.co_linetable
 
 
 def test_names_are_interned_across_modules():

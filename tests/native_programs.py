@@ -151,7 +151,7 @@ FUNCTIONS = [
 '''  # fmt: skip
 
 LIBRARY = {"lib/__init__.py": '"""The library."""\n', "lib/subject.py": SUBJECT} | {
-    f"lib/part{number}.py": f"from lib.subject import loop, Point\nNAME = 'part {number}'\ndef value():\n    return loop({number}), NAME, Point({number}, 2).size, {{'set', 'of texts', {number}}}\n"
+    f"lib/part{number}.py": f"from lib.subject import loop, Point\nNAME = 'part {number}'\ndef value(note=('a default', b'bytes in all')):\n    return loop({number}), NAME, Point({number}, 2).size, {{'set', 'of texts', {number}}}\n"
     for number in range(12)
 }
 
@@ -420,6 +420,21 @@ PROGRAMS = {
         print(s.loop.__name__ is sys.intern("loop"), s.TEXTS[0] is sys.intern("pl" + "ain"), lib.part1.NAME is sys.intern("part 1"))
         print(s.constants()[0] is s.constants()[4], s.constants()[0] is s.NESTED[2], s.NUMBERS[0] is int("1"), s.TEXTS[6] is chr(120), s.TEXTS[5] is str())
         print(next(k for k in vars(s) if k == "loop") is sys.intern("loop"), s.closure.__code__.co_filename is s.loop.__code__.co_filename)
+    """,
+    "identity_across_modules": """
+        import itertools, pickle, lib.part0, lib.part1, lib.subject
+        def leaves(code):
+            for name in sorted(dir(code)):
+                if name in ("co_consts", "co_names", "co_filename", "co_name", "co_qualname", "co_linetable", "co_exceptiontable"):
+                    yield from flat(getattr(code, name))
+        def flat(value):
+            yield value
+            for item in value if isinstance(value, (tuple, frozenset)) else leaves(value) if hasattr(value, "co_code") else ():
+                yield from flat(item)
+        found = [list(leaves(module.value.__code__)) for module in (lib.part0, lib.part1)] + [list(leaves(lib.subject.constants.__code__))]
+        for one, other in itertools.combinations(found, 2):
+            print([(a, a is b) for a in one for b in other if type(a) is type(b) and a == b])
+        print(pickle.dumps([module.value.__defaults__ for module in (lib.part0, lib.part1)]))
     """,
     "sets": """
         import lib.subject as s, lib.part1, lib.part2

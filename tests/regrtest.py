@@ -8,6 +8,10 @@ Results are compared test method by test method (regrtest's JUnit file), so that
 for all else in it; what fails with pycds-auto only, or passes without it and is not even run with it, is run once more
 on both sides, alone, to tell flaky tests. A test process that took nothing from the archive fails the run.
 
+Plain Python's results don't depend on pycds-auto: with `--plain FILE` they are taken from there and, if they aren't there
+yet, put there; `--only-plain` does nothing else. A file that fails is run twice before that is believed, since a failure
+in there would hide those of later runs.
+
 Exit status: 0 no new failure, 1 new failures, 2 the archive wasn't in use where it should be.
 """
 
@@ -15,16 +19,18 @@ import argparse
 import ast
 import contextlib
 import fnmatch
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import support
@@ -82,6 +88,31 @@ class Outcome:
     stats: dict = field(default_factory=dict)  # pycds_auto.stats() at the end of the process; empty: it had none
 
 
+class Stored:
+    """Plain Python's results of an interpreter, in a file; with no path, in memory only."""
+
+    def __init__(self, path: Path | None, interpreter: str) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.document = {"interpreter": interpreter, "outcomes": {}}
+        if path is not None and path.exists():
+            self.document = json.loads(path.read_text())
+            if self.document["interpreter"] != interpreter:
+                raise SystemExit(f"{path} is of another interpreter: {self.document['interpreter']}")
+
+    def get(self, name: str) -> Outcome | None:
+        found = self.document["outcomes"].get(name)
+        return Outcome(**found) if found else None
+
+    def put(self, name: str, outcome: Outcome) -> None:
+        with self.lock:
+            self.document["outcomes"][name] = asdict(outcome)
+            if self.path is not None:
+                new = self.path.with_suffix(".new")
+                new.write_text(json.dumps(self.document, indent=1))
+                new.replace(self.path)
+
+
 @dataclass
 class Side:
     """A venv with its own home, with or without pycds-auto."""
@@ -90,6 +121,7 @@ class Side:
     venv: Venv
     home: Path
     options: argparse.Namespace
+    stored: Stored | None = None  # of the side without
 
     def test(self, name: str) -> Outcome:
         """Run one test file."""
@@ -98,6 +130,7 @@ class Side:
         report, stats, output = folder / "report.xml", folder / "stats", folder / "output"
         (folder / "tmp").mkdir()
         command = [self.venv.python, "-u", "-c", LAUNCH, stats, f"--timeout={self.options.timeout}", "-u", "subprocess"]
+        command += [part for pattern in self.options.ignore for part in ("-i", pattern)]
         command += ["--junit-xml", report, "--tempdir", folder / "tmp", name]
         started = time.monotonic()
         with open(output, "wb") as file:
@@ -149,7 +182,14 @@ class Side:
         subprocess.run(["rm", "-rf", str(folder)], capture_output=True)
 
     def tell(self, name: str) -> Outcome:
+        outcome = self.stored and self.stored.get(name)
+        if outcome:
+            return outcome
         outcome = self.test(name)
+        if self.stored:
+            if outcome.result not in GOOD:
+                outcome = better(outcome, self.test(name))
+            self.stored.put(name, outcome)
         hits = outcome.stats.get("hits", "-")
         told = f"{self.name:6} {name}: {outcome.result}, {len(outcome.methods)} methods"
         print(f"{told}, {hits} hits, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
@@ -190,6 +230,15 @@ def read_report(path: Path) -> tuple[dict[str, str], list[str]]:
     return found, told
 
 
+def better(first: Outcome, second: Outcome) -> Outcome:
+    """The better result of two runs, file by file and method by method."""
+    order = ["failed", SKIPPED, PASSED]
+    methods = dict(first.methods)
+    for name, result in second.methods.items():
+        methods[name] = max(methods.get(name, result), result, key=order.index)
+    return Outcome(second.result if second.result in GOOD else first.result, second.seconds, methods, second.stats)
+
+
 def new_failures(ours: Outcome, plain: Outcome) -> dict[str, str]:
     """What is worse with pycds-auto than without: name -> how it went."""
     found = {}
@@ -226,10 +275,11 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(short, pattern) or fnmatch.fnmatchcase(short.partition(".")[0], pattern)
 
 
-def prepare(root: Path, options: argparse.Namespace) -> tuple[Side, Side]:
+def prepare(root: Path, options: argparse.Namespace) -> list[Side]:
+    """The side with pycds-auto, unless only the other is wanted, and the one without."""
     sides = []
     source = copy_repository(root / "source")
-    for name in ("pycds", "plain"):
+    for name in ("plain",) if options.only_plain else ("pycds", "plain"):
         home = root / f"home-{name}"
         home.mkdir()
         venv = make_venv(options.python, root / f"venv-{name}", home)
@@ -240,8 +290,10 @@ def prepare(root: Path, options: argparse.Namespace) -> tuple[Side, Side]:
             # test_site has a test that any .pth file makes it skip
             (venv.packages / "pycds_auto.pth").write_text("import sys\n")
         sides.append(Side(name, venv, home, options))
+    told = run(options.python, "-c", "import sys; print(sys.version)", env=environment(home)).stdout
+    sides[-1].stored = Stored(options.plain, told.strip())
     time.sleep(2.1)  # what is younger isn't archived
-    return sides[0], sides[1]
+    return sides
 
 
 def build(side: Side, *arguments: str) -> None:
@@ -251,17 +303,31 @@ def build(side: Side, *arguments: str) -> None:
     print(told.stdout + told.stderr, end="", flush=True)
 
 
+def report(side: str, outcomes: dict[str, Outcome]) -> None:
+    counts: dict[str, int] = {}
+    for outcome in outcomes.values():
+        counts[outcome.result] = counts.get(outcome.result, 0) + 1
+    methods = sum(len(outcome.methods) for outcome in outcomes.values())
+    told = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+    print(f"{side:8} {told}; {methods:,} methods; {sum(o.seconds for o in outcomes.values()):.0f} s")
+    bad = [f"{name} ({outcome.result})" for name, outcome in outcomes.items() if outcome.result not in GOOD]
+    print(f"         failing: {', '.join(bad) or 'none'}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", metavar="TEST", help="test files, or patterns; default: issue 4's list")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter with the test package")
     parser.add_argument("--all", action="store_true", help="the whole suite")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="test files to leave out")
+    parser.add_argument("--ignore", action="append", default=[], metavar="METHOD", help="test methods that hang in plain Python")
     how = "how the archive gets its modules: by a run of the tests, or by `build --all` and an import of each (quicker)"
     parser.add_argument("--record", choices=["run", "import"], default="run", help=how)
     parser.add_argument("-j", "--jobs", type=int, default=2)
     parser.add_argument("--nice", type=int, default=10)
     parser.add_argument("--timeout", type=int, default=900, help="seconds for a test method; a file may take twice that")
+    parser.add_argument("--plain", type=Path, metavar="FILE", help="plain Python's results, reused or made")
+    parser.add_argument("--only-plain", action="store_true", help="run the tests without pycds-auto only")
     parser.add_argument("--work", type=Path, help="folder for venvs and logs, which stays (default: a temporary one)")
     options = parser.parse_args()
     support.PATIENCE = 3600
@@ -272,9 +338,13 @@ def main() -> int:
 
 
 def compare(root: Path, options: argparse.Namespace) -> int:
-    ours, plain = prepare(root, options)
+    *_, plain = sides = prepare(root, options)
     names = choose(plain.venv.python, plain.home, options)
-    print(f"{options.python}: {len(names)} test files")
+    print(f"{options.python}: {len(names)} test files", flush=True)
+    if options.only_plain:
+        report("without", tests(names, options.jobs, plain)[0])
+        return 0
+    ours = sides[0]
     if options.record == "run":
         tests(names, options.jobs, ours)
     else:
@@ -295,15 +365,8 @@ def compare(root: Path, options: argparse.Namespace) -> int:
         if flaky:
             print(f"flaky: {name}: {', '.join(flaky)}")
 
-    for side, outcomes in (("with", with_it), ("without", without)):
-        counts: dict[str, int] = {}
-        for outcome in outcomes.values():
-            counts[outcome.result] = counts.get(outcome.result, 0) + 1
-        methods = sum(len(outcome.methods) for outcome in outcomes.values())
-        told = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
-        print(f"{side:8} {told}; {methods:,} methods; {sum(o.seconds for o in outcomes.values()):.0f} s")
-        bad = [f"{name} ({outcome.result})" for name, outcome in outcomes.items() if outcome.result not in GOOD]
-        print(f"         failing: {', '.join(bad) or 'none'}")
+    report("with", with_it)
+    report("without", without)
     totals = {key: sum(o.stats.get(key, 0) for o in with_it.values()) for key in ("hits", "misses", "stale")}
     print("archive: " + ", ".join(f"{count:,} {key}" for key, count in totals.items()) + " in the test processes themselves")
     # a process that was killed, or that a test ends with os._exit, has no counts
