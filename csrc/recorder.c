@@ -157,7 +157,7 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
 }
 
 void
-recorder_note_pattern(struct session *session, const char *key, size_t bytes)
+recorder_note_result(struct session *session, enum miss_kind kind, bool doubtful, const char *key, size_t bytes)
 {
     if (!session->recording) {
         return;
@@ -166,7 +166,7 @@ recorder_note_pattern(struct session *session, const char *key, size_t bytes)
     char *line = malloc(3 * bytes + 32);
     if (line != NULL) {
         static const char digits[] = "0123456789abcdef";
-        size_t size = (size_t)snprintf(line, 32, "%c %s ", MISS_PATTERN, session->variant);
+        size_t size = (size_t)snprintf(line, 32, "%c %s ", doubtful ? kind | 32 : kind, session->variant);
         for (size_t i = 0; i < bytes; i++) {
             unsigned char byte = (unsigned char)key[i];
             if (byte == '%' || byte < ' ') {
@@ -185,7 +185,7 @@ recorder_note_pattern(struct session *session, const char *key, size_t bytes)
             session->record_reason = reason;
         }
         else {
-            session->worthy_patterns++;
+            session->worthy_results++;
         }
         free(line);
     }

@@ -37,7 +37,10 @@ read_skipped(const char *list)
     static const struct {
         const char *name;
         enum acceleration acceleration;
-    } known[] = {{"gc", ACCELERATION_GC}, {"importlib", ACCELERATION_IMPORTLIB}, {"frames", ACCELERATION_FRAMES}, {"re", ACCELERATION_RE}};
+    } known[] = {
+        {"gc", ACCELERATION_GC}, {"importlib", ACCELERATION_IMPORTLIB}, {"frames", ACCELERATION_FRAMES},
+        {"re", ACCELERATION_RE}, {"source", ACCELERATION_SOURCE},
+    };
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {
         size_t length = strcspn(list, ", ");
