@@ -65,18 +65,20 @@ is_new(struct result_notes *notes, const struct result_key *key)
     return true;
 }
 
-/* Returns whether it was recorded. */
-static bool
+static enum result_note
 write_down(
     struct session *session, struct result_notes *notes, enum miss_kind kind, bool doubtful,
     const struct result_key *key)
 {
-    if (session->recording && notes->noted < MOST_NOTED && is_new(notes, key)) {
-        notes->noted++;
-        recorder_note_result(session, kind, doubtful, key->bytes, key->size);
-        return true;
+    if (!session->recording || notes->noted >= MOST_NOTED) {
+        return RESULT_PASSED_BY;
     }
-    return false;
+    if (!is_new(notes, key)) {
+        return RESULT_KNOWN;
+    }
+    notes->noted++;
+    recorder_note_result(session, kind, doubtful, key->bytes, key->size);
+    return RESULT_NOTED;
 }
 
 static void
@@ -99,24 +101,24 @@ is_waiting(const struct result_notes *notes, const struct result_key *key)
     return false;
 }
 
-bool
+enum result_note
 results_note_miss(
     struct session *session, struct result_notes *notes, enum miss_kind kind, unsigned int flag, struct result_key *key)
 {
     bool serves = session_serves(session);
     if (!session->recording || notes->noted >= MOST_NOTED || (serves && session->image.header->full & flag)
         || !import_is_under_way()) {
-        return false;
+        return RESULT_PASSED_BY;
     }
     bool doubtful = serves && session->misses == 0;
     if (doubtful && notes->noted == 0) {
         if (is_waiting(notes, key)) {
-            return false;
+            return RESULT_KNOWN;
         }
         if (notes->waiting_count < RESULTS_WAITING) {
             notes->waiting[notes->waiting_count++] = *key;
             key->bytes = NULL;
-            return true;
+            return RESULT_NOTED;
         }
     }
     for (int i = 0; i < notes->waiting_count; i++) {

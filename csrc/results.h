@@ -45,9 +45,15 @@ struct result_notes {
    that. False: it can't be encoded (no exception), or there is no memory (exception). */
 bool result_text(PyObject *text, PyObject **keep, const char **bytes, size_t *size);
 
+enum result_note {
+    RESULT_NOTED, /* is or will be recorded */
+    RESULT_KNOWN, /* was already */
+    RESULT_PASSED_BY, /* isn't to be recorded */
+};
+
 /* Says that a result wasn't in the image. Takes over key->bytes (sets it to NULL) where it needs them longer. `kind`: of
-   the spool's lines; `flag`: of the image's records. Returns whether it is or will be recorded. */
-bool results_note_miss(
+   the spool's lines; `flag`: of the image's records. */
+enum result_note results_note_miss(
     struct session *session, struct result_notes *notes, enum miss_kind kind, unsigned int flag, struct result_key *key);
 
 /* Says that a result was used which the image would drop otherwise (MODULE_AGED). */

@@ -7,7 +7,11 @@
 #include <string.h>
 
 #define MOST_TEXT_BYTES (64 * 1024)
-#define MOST_MISSED 64 /* in a row, before no more is looked up until another module is */
+
+/* So much is missed in a row before no more is looked up until another module is. A module may well ask for the same things
+   again and again while they are being recorded. */
+#define MOST_MISSED 1024
+#define WEIGHT_OF_MISS 16
 #define MOST_ARGUMENTS 8
 
 /* ---- the functions behind exec, eval and compile ---- */
@@ -252,9 +256,9 @@ code_of(loader_state *state, const struct request *request)
     if (record != NULL && !(record->flags & MODULE_LEFT_OUT)) {
         code = from_entry(state, record, request);
     }
-    bool noted = false;
+    enum result_note note = RESULT_PASSED_BY;
     if (record == NULL) {
-        noted = results_note_miss(session, &all->notes, MISS_SOURCE, MODULE_SOURCE, &key);
+        note = results_note_miss(session, &all->notes, MISS_SOURCE, MODULE_SOURCE, &key);
     }
     else if (record->flags & MODULE_AGED) {
         results_note_aged(session, &all->notes, MISS_SOURCE, &key);
@@ -263,7 +267,8 @@ code_of(loader_state *state, const struct request *request)
         session->source_hits++;
         all->missed = 0;
     }
-    else if (!noted && ++all->missed == MOST_MISSED) {
+    else if (note != RESULT_NOTED) {
+        all->missed += note == RESULT_KNOWN ? 1 : WEIGHT_OF_MISS;
         all->modules_then = modules_looked_up(session);
     }
     free(key.bytes);

@@ -99,8 +99,8 @@ struct sources {
     bool has_ast_types; /* compile() was called */
     bool interrupted; /* a KeyboardInterrupt may have left its mark on the runtime */
     struct result_notes notes;
-    unsigned int missed; /* in a row */
-    uint64_t modules_then; /* modules that had been looked up when too many were missed in a row */
+    unsigned int missed; /* in a row, weighted */
+    uint64_t modules_then; /* modules that had been looked up at the last miss */
     PyObject *module_locks; /* importlib._bootstrap's */
     PyObject *file; /* the "<string>" that exec and eval put into code objects */
     PyObject *names; /* tuple of the names that the compiler gives, "<lambda>" and the like */
