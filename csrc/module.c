@@ -2,7 +2,7 @@
 
    Suggested reading order: activate() below; session.c (where the cache is, is it trustworthy); image.h (the file);
    finder.c (which file an import finds); archive_loader.c (its code); recorder.c (what was missing); rebuilder.c (the
-   end of the process). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
+   end of the process). results.h (what else is kept: patterns.h, sources.h). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
 #include "state.h"
 
 #include <signal.h>

@@ -220,12 +220,14 @@ has_given_up(loader_state *state)
     return false;
 }
 
-/* The state, if texts are to be looked up now; else NULL. */
+/* The state, if the text in the first of `count` arguments is to be looked up now; else NULL. It needs no text where
+   compile's are given by name. */
 static loader_state *
-state_if_wanted(PyObject *self)
+state_if_wanted(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     loader_state *state = main_state;
-    if (state == NULL || PyDict_GET_SIZE(state->sources.module_locks) == 0 || state->session == NULL) {
+    if (state == NULL || PyDict_GET_SIZE(state->sources.module_locks) == 0 || state->session == NULL
+        || (count > 0 && !PyUnicode_CheckExact(arguments[0]))) {
         return NULL;
     }
     struct sources *all = &state->sources;
@@ -250,6 +252,7 @@ code_of(loader_state *state, const struct request *request)
     if (!make_key(request, &key)) {
         return NULL;
     }
+    PyObject *module = Py_NewRef(state->module); /* marshal allocates, which may run a finalizer of the program's */
     const struct module_record *record =
         session_serves(session) ? image_module(&session->image, key.bytes, key.size) : NULL;
     PyObject *code = NULL;
@@ -272,6 +275,7 @@ code_of(loader_state *state, const struct request *request)
         all->modules_then = modules_looked_up(session);
     }
     free(key.bytes);
+    Py_DECREF(module);
     return code;
 }
 
@@ -328,7 +332,7 @@ are_ordinary(PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 static PyObject *
 run(enum hooked which, PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = state_if_wanted(self);
+    loader_state *state = state_if_wanted(self, arguments, count);
     PyObject *code = NULL;
     if (state != NULL && state->sources.interrupted) {
         state->sources.interrupted = false; /* the original takes the mark away */
@@ -483,7 +487,7 @@ make_ast_types(loader_state *state, PyObject *self)
 static PyObject *
 compile_function(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = state_if_wanted(self);
+    loader_state *state = state_if_wanted(self, arguments, count);
     struct request request;
     PyObject *code = NULL;
     if (state != NULL && read_request(arguments, count, keywords, &request)) {
