@@ -8,7 +8,7 @@ of the bytes.
 
 from __future__ import annotations
 
-import ast
+import _ast
 import marshal
 import os
 import re
@@ -58,7 +58,7 @@ def _payload(key: str) -> bytes:
         try:
             text, name = encoded.decode(), file.decode()
             arguments = text, name, "exec" if mode == b"m" else "eval"
-            tree = compile(*arguments, int(number) | ast.PyCF_ONLY_AST, True)
+            tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
             if _depth(tree) > MOST_NESTED:
                 return b""
             code = compile(*arguments, int(number), True, optimise)
@@ -70,12 +70,18 @@ def _payload(key: str) -> bytes:
     return b"" if caught or not all(map(_is_always_the_same, _all_code(code))) else payload
 
 
-def _depth(tree: ast.AST) -> int:
+def _depth(tree: _ast.AST) -> int:
     depth, level = 0, [tree]
     while level:
         depth += 1
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        level = [child for node in level for child in _children(node)]
     return depth
+
+
+def _children(node: _ast.AST) -> Iterator[_ast.AST]:
+    for name in node._fields:
+        value = getattr(node, name, None)
+        yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, _ast.AST))
 
 
 def _all_code(code: types.CodeType) -> Iterator[types.CodeType]:
