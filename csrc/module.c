@@ -2,7 +2,8 @@
 
    Suggested reading order: activate() below; session.c (where the cache is, is it trustworthy); image.h (the file);
    finder.c (which file an import finds); archive_loader.c (its code); recorder.c (what was missing); rebuilder.c (the
-   end of the process). results.h (what else is kept: patterns.h, sources.h). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
+   end of the process). results.h tells what else is kept (patterns.h, sources.h). guard.c watches importlib. The file is
+   written by src/pycds_auto/rebuild.py and image.py. */
 #include "state.h"
 
 #include <signal.h>
@@ -592,8 +593,8 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
         directories += !(image_directory_at(&image, i)->flags & DIRECTORY_LEFT_OUT);
     }
     PyObject *result = Py_BuildValue(
-        "{s:n,s:I,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
-        "patterns", patterns, "sources", sources,
+        "{s:n,s:I,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories",
+        directories, "patterns", patterns, "sources", sources,
         "encoding", image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
         (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
     image_close(&image);

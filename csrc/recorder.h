@@ -21,7 +21,8 @@ enum miss_kind {
    the session is not locked here. */
 void recorder_note(struct session *session, enum miss_kind kind, const char *path);
 
-/* The same for the key of a result (results.h). `doubtful`: it may never be asked for again; the letter is a small one. */
+/* The same for the key of a result (results.h). `doubtful`: it may never be asked for again; the letter is a small one.
+   */
 void recorder_note_result(
     struct session *session, enum miss_kind kind, bool doubtful, const char *key, size_t bytes);
 

@@ -2,14 +2,14 @@
    worth recording.
 
    Why this shape
-   - Such a result is a record of the image like a module's, whose key takes the place of the path. It can't be one, since
-     paths begin with a slash. So results are found, checked, aged and dropped as modules are.
+   - Such a result is a record of the image like a module's, whose key takes the place of the path. It can't be one,
+     since paths begin with a slash. So results are found, checked, aged and dropped as modules are.
    - What programs compute once they run is theirs alone, and may be different each time: only what an import under way
      asks for is recorded.
-   - Some imports ask for other results in each run (a name with a random number in it, a set in its order). Where a module
-     was missing, too, what is new is believed to come again. Where all modules were hits, fewer than eight aren't worth a
-     write, and more are recorded as doubtful: the rebuilder takes them in when it sees them a second time, in another
-     process.
+   - Some imports ask for other results in each run (a name with a random number in it, a set in its order). Where a
+     module was missing, too, what is new is believed to come again. Where all modules were hits, fewer than eight
+     aren't worth a write, and more are recorded as doubtful: the rebuilder takes them in when it sees them a second
+     time, in another process.
    - A process records each key once and a thousand of each kind at most. */
 #ifndef PYCDS_RESULTS_H
 #define PYCDS_RESULTS_H
@@ -51,10 +51,11 @@ enum result_note {
     RESULT_PASSED_BY, /* isn't to be recorded */
 };
 
-/* Says that a result wasn't in the image. Takes over key->bytes (sets it to NULL) where it needs them longer. `kind`: of
-   the spool's lines; `flag`: of the image's records. */
+/* Says that a result wasn't in the image. Takes over key->bytes (sets it to NULL) where it needs them longer. `kind`:
+   of the spool's lines; `flag`: of the image's records. */
 enum result_note results_note_miss(
-    struct session *session, struct result_notes *notes, enum miss_kind kind, unsigned int flag, struct result_key *key);
+    struct session *session, struct result_notes *notes, enum miss_kind kind, unsigned int flag,
+    struct result_key *key);
 
 /* Says that a result was used which the image would drop otherwise (MODULE_AGED). */
 void results_note_aged(

@@ -8,8 +8,8 @@
 
 #define MOST_TEXT_BYTES (64 * 1024)
 
-/* So much is missed in a row before no more is looked up until another module is. A module may well ask for the same things
-   again and again while they are being recorded. */
+/* So much is missed in a row before no more is looked up until another module is. A module may well ask for the same
+   things again and again while they are being recorded. */
 #define MOST_MISSED 1024
 #define WEIGHT_OF_MISS 16
 #define MOST_ARGUMENTS 8
@@ -23,7 +23,8 @@ static const char *const hooked_names[HOOKED] = {"exec", "eval", "compile"};
 typedef PyObject *(*function_with_keywords)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
 typedef PyObject *(*function_without_keywords)(PyObject *, PyObject *const *, Py_ssize_t);
 
-/* Of the process: the function objects of the main interpreter use them to the end, and so do those of its successor. */
+/* Of the process: the function objects of the main interpreter use them to the end, and so do those of its successor.
+   */
 static PyMethodDef *originals[HOOKED];
 static PyMethodDef replacements[HOOKED];
 
@@ -53,8 +54,8 @@ struct request {
 };
 
 /* The text in utf-8 as the compiler would have it: by PyUnicode_AsUTF8AndSize, which leaves it in the string
-   (Python/pythonrun.c, _Py_SourceAsString), and for eval without what precedes it (Python/bltinmodule.c, builtin_eval_impl).
-   NULL: not for us. */
+   (Python/pythonrun.c, _Py_SourceAsString), and for eval without what precedes it (Python/bltinmodule.c,
+   builtin_eval_impl). NULL: not for us. */
 static const char *
 text_of(const struct request *request, size_t *size)
 {
@@ -171,8 +172,8 @@ collect_names(PyCodeObject *code, PyObject *names)
     return done;
 }
 
-/* Gets hold of objects of the compiler that code objects share, by looking at some code. Up to 3.12 they aren't interned.
-   Neither eval nor Py_CompileStringObject has the side effect that compile() has (see compile_function). */
+/* Gets hold of objects of the compiler that code objects share, by looking at some code. Up to 3.12 they aren't
+   interned. Neither eval nor Py_CompileStringObject has the side effect that compile() has (see compile_function). */
 static bool
 take_names(loader_state *state, PyObject *self)
 {
@@ -281,9 +282,9 @@ code_of(loader_state *state, const struct request *request)
 
 /* ---- exec and eval ---- */
 
-/* run_eval_code_obj (Python/pythonrun.c, 3.11 to 3.13), which runs texts and not code, takes note of a KeyboardInterrupt
-   that ends it: the process will end by SIGINT, even if the exception is caught. And it forgets the one before. Here a text
-   is run that does nothing else. */
+/* run_eval_code_obj (Python/pythonrun.c, 3.11 to 3.13), which runs texts and not code, takes note of a
+   KeyboardInterrupt that ends it: the process will end by SIGINT, even if the exception is caught. And it forgets the
+   one before. Here a text is run that does nothing else. */
 static void
 leave_mark(loader_state *state, PyObject *self)
 {
