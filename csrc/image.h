@@ -39,7 +39,7 @@
 #include <sys/stat.h>
 
 #define PYCDS_IMAGE_MAGIC "\x89PYCDS\r\n"
-#define PYCDS_IMAGE_FORMAT 3
+#define PYCDS_IMAGE_FORMAT 4
 #define PYCDS_BYTE_ORDER UINT32_C(0x01020304)
 
 enum image_encoding {
@@ -53,7 +53,7 @@ struct image_header {
     uint32_t byte_order;
     uint64_t file_bytes;
     uint64_t header_checksum; /* of header and identity text, with this field zero */
-    /* from here on: format 3 */
+    /* from here on: format 4 */
     uint32_t header_bytes; /* of this struct */
     uint32_t identity_bytes; /* of the identity text, which follows the struct directly */
     int64_t built_ns; /* since the epoch */
@@ -73,7 +73,7 @@ struct image_header {
     uint64_t shared_table; /* native encoding: offset of strings that modules have in common */
     uint64_t shared_table_bytes; /* its blocks have checksums of their own */
     uint64_t shared_table_age; /* modules that came or went since the shared table was made as a whole (rebuild.py) */
-    uint64_t pattern_count; /* of the modules, how many are none but patterns (MODULE_PATTERN) */
+    uint64_t full; /* MODULE_PATTERN, MODULE_SOURCE: the image takes no more of these, they need not be recorded */
 };
 _Static_assert(sizeof(struct image_header) == 152, "image.py packs the header with 152 bytes");
 
@@ -81,6 +81,7 @@ enum module_flag {
     MODULE_LEFT_OUT = 1, /* has no payload: looked at by the rebuilder and left to plain Python; not worth recording */
     MODULE_AGED = 2, /* not known to be used since aged_ns: a hit is recorded, and clears this at the next rebuild */
     MODULE_PATTERN = 4, /* not a module but a regular expression: its key in place of the path (patterns.h) */
+    MODULE_SOURCE = 8, /* not a module but a source text that was handed to compile, exec or eval: likewise (sources.h) */
 };
 
 struct module_record {

@@ -2,7 +2,8 @@
 
    Suggested reading order: activate() below; session.c (where the cache is, is it trustworthy); image.h (the file);
    finder.c (which file an import finds); archive_loader.c (its code); recorder.c (what was missing); rebuilder.c (the
-   end of the process). guard.c watches importlib. The file is written by src/pycds_auto/rebuild.py and image.py. */
+   end of the process). results.h tells what else is kept (patterns.h, sources.h). guard.c watches importlib. The file is
+   written by src/pycds_auto/rebuild.py and image.py. */
 #include "state.h"
 
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include "rebuilder.h"
 #include "patterns.h"
 #include "shortcuts.h"
+#include "sources.h"
 
 /* ---- small helpers ---- */
 
@@ -332,6 +334,7 @@ activate(PyObject *module, loader_state *state)
     }
     rebuilder_arm(session);
     state->session_is_armed = true;
+    sources_install(state);
     return RET_OK;
 declined:
     session->recording = false;
@@ -539,7 +542,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         record_reason = "not activated in this process";
     }
     return Py_BuildValue(
-        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:d,s:K}", "active",
+        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:d,s:K,s:K}", "active",
         is_active(state) ? Py_True : Py_False, "reason", reason_object(state), "python",
         text_or_none(session->executable), "prefix", text_or_none(session->prefix), "cache_root",
         text_or_none(session->settings.cache_root), "folder", text_or_none(session->folder), "variant",
@@ -549,14 +552,15 @@ loader_state_report(PyObject *module, PyObject *unused)
         session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
         "record_reason", text_or_none(record_reason), "unknown_validate",
         text_or_none(session->settings.unknown_validate), "load_seconds", (double)session->load_ns / 1e9,
-        "pattern_hits", (unsigned long long)session->pattern_hits);
+        "pattern_hits", (unsigned long long)session->pattern_hits, "source_hits",
+        (unsigned long long)session->source_hits);
 }
 
 PyDoc_STRVAR(
     inspect_image_doc,
     "inspect_image($module, path, identity=None, /)\n--\n\n"
-    "What an image holds: {'bytes', 'modules', 'directories', 'patterns', 'encoding', 'built' (seconds since the epoch),\n"
-    "'identity'}. Every checksum is compared. Raises FileNotFoundError if there is none, ValueError with the reason\n"
+    "What an image holds: {'bytes', 'modules', 'directories', 'patterns', 'sources', 'encoding', 'built' (seconds since\n"
+    "the epoch), 'identity'}. Every checksum is compared. Raises FileNotFoundError if there is none, ValueError with the reason\n"
     "for anything else that makes it unusable, other than `identity` included.");
 
 static PyObject *
@@ -579,18 +583,19 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
         Py_DECREF(path);
         return NULL;
     }
-    uint32_t modules = 0, directories = 0, patterns = 0;
+    uint32_t modules = 0, directories = 0, patterns = 0, sources = 0;
     for (uint32_t i = 0; i < image.header->module_count; i++) {
         uint32_t flags = image_module_at(&image, i)->flags;
-        modules += !(flags & (MODULE_LEFT_OUT | MODULE_PATTERN));
+        modules += !(flags & (MODULE_LEFT_OUT | MODULE_PATTERN | MODULE_SOURCE));
         patterns += (flags & (MODULE_LEFT_OUT | MODULE_PATTERN)) == MODULE_PATTERN;
+        sources += (flags & (MODULE_LEFT_OUT | MODULE_SOURCE)) == MODULE_SOURCE;
     }
     for (uint32_t i = 0; i < image.header->directory_count; i++) {
         directories += !(image_directory_at(&image, i)->flags & DIRECTORY_LEFT_OUT);
     }
     PyObject *result = Py_BuildValue(
-        "{s:n,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories", directories,
-        "patterns", patterns,
+        "{s:n,s:I,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories",
+        directories, "patterns", patterns, "sources", sources,
         "encoding", image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
         (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
     image_close(&image);
@@ -783,6 +788,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     if (result == 0) {
         result = classes_traverse(state, visit, arg);
     }
+    if (result == 0) {
+        result = sources_traverse(state, visit, arg);
+    }
     return result != 0 ? result : finder_traverse(state, visit, arg);
 }
 
@@ -800,6 +808,7 @@ module_clear(PyObject *module)
     shortcuts_clear(state);
     patterns_clear(state);
     classes_clear(state);
+    sources_clear(state);
     return 0;
 }
 

@@ -7,15 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "recorder.h"
+#include "results.h"
 
 /* re/_constants.py, SRE_FLAG_TEMPLATE (up to 3.12), SRE_FLAG_LOCALE, SRE_FLAG_DEBUG */
 #define FLAGS_LEFT_ALONE (1 | 4 | 128)
 
 #define MOST_KEY_BYTES (64 * 1024)
-#define MOST_NOTED 1000 /* patterns that one process records */
-#define MOST_PATTERNS 5000 /* in an image; patterns.py */
-#define MOST_FRAMES 200 /* looked at to find an import under way */
 
 static const char *const package[PATTERN_MODULES] = {"re", "re._compiler", "re._parser", "re._constants", "re._casefix"};
 
@@ -89,7 +86,7 @@ is_untouched(const loader_state *state)
 
 /* The key of a pattern, "s2:text" or "b0:bytes". False: no memory, with an exception. */
 static bool
-make_key(PyObject *pattern, PyObject *flags, struct pattern_key *key)
+make_key(PyObject *pattern, PyObject *flags, struct result_key *key)
 {
     memset(key, 0, sizeof(*key));
     int overflow;
@@ -98,34 +95,25 @@ make_key(PyObject *pattern, PyObject *flags, struct pattern_key *key)
     if (overflow || number < 0 || number & FLAGS_LEFT_ALONE) {
         return true;
     }
-    PyObject *encoded = NULL; /* not PyUnicode_AsUTF8: that leaves its result in the string, which getsizeof shows */
-    const char *bytes;
-    Py_ssize_t size;
-    if (text && PyUnicode_IS_ASCII(pattern)) {
-        bytes = (const char *)PyUnicode_1BYTE_DATA(pattern);
-        size = PyUnicode_GET_LENGTH(pattern);
+    PyObject *encoded = NULL;
+    const char *bytes = NULL;
+    size_t size = 0;
+    if (!text) {
+        bytes = PyBytes_AS_STRING(pattern);
+        size = (size_t)PyBytes_GET_SIZE(pattern);
     }
-    else {
-        encoded = text ? PyUnicode_AsUTF8String(pattern) : Py_NewRef(pattern);
-        if (encoded == NULL) {
-            bool no_memory = PyErr_ExceptionMatches(PyExc_MemoryError);
-            if (!no_memory) {
-                PyErr_Clear(); /* lone surrogates */
-            }
-            return !no_memory;
-        }
-        bytes = PyBytes_AS_STRING(encoded);
-        size = PyBytes_GET_SIZE(encoded);
+    else if (!result_text(pattern, &encoded, &bytes, &size)) {
+        return !PyErr_Occurred();
     }
     if (size <= MOST_KEY_BYTES) {
-        key->bytes = malloc((size_t)size + 32);
+        key->bytes = malloc(size + 32);
         if (key->bytes == NULL) {
             PyErr_NoMemory();
         }
         else {
             int head = snprintf(key->bytes, 32, "%c%ld:", text ? 's' : 'b', number);
-            memcpy(key->bytes + head, bytes, (size_t)size);
-            key->size = (size_t)(head + size);
+            memcpy(key->bytes + head, bytes, size);
+            key->size = (size_t)head + size;
             key->takes_part = true;
         }
     }
@@ -239,69 +227,6 @@ from_entry(loader_state *state, const struct module_record *record, PyObject *pa
     return result;
 }
 
-/* ---- recording ---- */
-
-/* Is a module being imported by the code that runs now? */
-static bool
-import_is_under_way(void)
-{
-    PyFrameObject *frame = PyEval_GetFrame();
-    Py_XINCREF(frame);
-    bool found = false;
-    for (int i = 0; frame != NULL && !found && i < MOST_FRAMES; i++) {
-        PyCodeObject *code = PyFrame_GetCode(frame);
-        found = PyUnicode_CompareWithASCIIString(code->co_filename, "<frozen importlib._bootstrap>") == 0;
-        Py_DECREF(code);
-        PyFrameObject *back = PyFrame_GetBack(frame);
-        Py_DECREF(frame);
-        frame = back;
-    }
-    Py_XDECREF(frame);
-    return found;
-}
-
-static void
-write_down(loader_state *state, const struct pattern_key *key)
-{
-    if (state->patterns.noted < MOST_NOTED) {
-        state->patterns.noted++;
-        recorder_note_pattern(state->session, key->bytes, key->size);
-    }
-}
-
-static void
-drop_waiting(struct patterns *all)
-{
-    for (int i = 0; i < all->waiting_count; i++) {
-        free(all->waiting[i].bytes);
-    }
-    all->waiting_count = 0;
-}
-
-/* Some patterns are others in each run: tokenize makes one of a set of strings, in its order. So where all modules were
-   hits, a few patterns that were none are not believed to come again: only from the eighth on are they recorded. */
-static void
-note_miss(loader_state *state, struct pattern_key *key)
-{
-    struct patterns *all = &state->patterns;
-    struct session *session = state->session;
-    bool serves = session_serves(session);
-    if (!session->recording || (serves && session->image.header->pattern_count >= MOST_PATTERNS)
-        || !import_is_under_way()) {
-        return;
-    }
-    if (serves && session->misses == 0 && all->noted == 0 && all->waiting_count < PATTERNS_WAITING) {
-        all->waiting[all->waiting_count++] = *key;
-        key->bytes = NULL;
-        return;
-    }
-    for (int i = 0; i < all->waiting_count; i++) {
-        write_down(state, &all->waiting[i]);
-    }
-    drop_waiting(all);
-    write_down(state, key);
-}
-
 /* ---- the function ---- */
 
 static PyObject *
@@ -324,7 +249,7 @@ call_plain(loader_state *state, PyObject *const *arguments, Py_ssize_t count, Py
 
 /* The image's record of a pattern; NULL: none, or no image. */
 static const struct module_record *
-record_of(loader_state *state, const struct pattern_key *key)
+record_of(loader_state *state, const struct result_key *key)
 {
     return state->patterns.serves && session_serves(state->session)
                ? image_module(&state->session->image, key->bytes, key->size)
@@ -345,7 +270,7 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
         || !PyLong_CheckExact(arguments[1]) || state->session == NULL || !is_untouched(state)) {
         return call_plain(state, arguments, count, keywords);
     }
-    struct pattern_key key;
+    struct result_key key;
     if (!make_key(arguments[0], arguments[1], &key)) {
         return NULL;
     }
@@ -359,10 +284,10 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
         result = call_plain(state, arguments, count, keywords);
     }
     if (result != NULL && key.takes_part && record == NULL) {
-        note_miss(state, &key);
+        results_note_miss(state->session, &state->patterns.notes, MISS_PATTERN, MODULE_PATTERN, &key);
     }
-    else if (result != NULL && record != NULL && record->flags & MODULE_AGED && state->session->recording) {
-        write_down(state, &key);
+    else if (result != NULL && record != NULL && record->flags & MODULE_AGED) {
+        results_note_aged(state->session, &state->patterns.notes, MISS_PATTERN, &key);
     }
     free(key.bytes);
     return result;
@@ -518,7 +443,7 @@ patterns_clear(loader_state *state)
 {
     put_back(state);
     state->patterns.aside = false;
-    drop_waiting(&state->patterns);
+    results_clear(&state->patterns.notes);
     FOR_EACH_PATTERN_OBJECT(state, Py_CLEAR)
     for (int i = 0; i < PATTERN_DICTIONARIES; i++) {
         Py_CLEAR(state->patterns.watched[i]);

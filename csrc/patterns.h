@@ -9,10 +9,7 @@
      functions that take a pattern run as ever; below it, _sre.compile makes the pattern object.
    - Left to the plain function, in the end of the same call: anything but an exact str or bytes with an exact int; DEBUG,
      which prints; LOCALE and TEMPLATE; patterns that are wrong or warn; and every pattern while something looks on.
-   - Entries are records of the image like those of modules: the key takes the place of the path. It can't be one, since
-     paths begin with a slash. So they are found, checked, aged and dropped as modules are.
-   - A pattern that the image hasn't is recorded if an import is under way: what programs compile later is theirs alone,
-     and may be different each time. */
+   - What entries are, and which patterns are recorded: results.h. */
 #ifndef PYCDS_PATTERNS_H
 #define PYCDS_PATTERNS_H
 

@@ -27,9 +27,9 @@ extern char **environ;
 
 /* How long after a rebuild, in seconds, the next may start: for new modules, while there is no image (the last rebuild
    failed, then), for what only changed, for misses that nobody folded. */
-enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300, PAUSE_PATTERNS = 3600 };
+enum { PAUSE_NEW = 5, PAUSE_NO_IMAGE = 60, PAUSE_CHANGED = 60, PAUSE_LEFT_OVER = 300, PAUSE_RESULTS = 3600 };
 
-#define MANY_PATTERNS 8
+#define MANY_RESULTS 8
 
 /* The one session of this process; not a Python object, and set in the main interpreter only. */
 static struct session *exit_session;
@@ -88,7 +88,7 @@ static bool
 has_something_to_fold(const struct session *session)
 {
     return session->worthy_modules + session->worthy_changes + session->worthy_directories > 0
-           || session->worthy_patterns >= MANY_PATTERNS || found_left_over;
+           || session->worthy_results >= MANY_RESULTS || found_left_over;
 }
 
 /* Was the image replaced while this process ran? Then our misses are most likely folded already. */
@@ -127,7 +127,7 @@ rebuild_is_worth_it(const struct session *session)
             return true;
         }
         /* They alone are worth one now and then: some programs make other ones each time. */
-        if (session->worthy_patterns >= MANY_PATTERNS && since_rebuild >= PAUSE_PATTERNS) {
+        if (session->worthy_results >= MANY_RESULTS && since_rebuild >= PAUSE_RESULTS) {
             return true;
         }
     }

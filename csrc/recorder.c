@@ -80,9 +80,11 @@ in_library(const struct session *session, const char *path)
     return length > 0 && strncmp(path, session->stdlib, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
-/* Appends one line; NULL or a reason. */
+static const char spool_is_full[] = "the spool is full";
+
+/* Appends one line, unless the spool has more than `limit_bytes` then; NULL or a reason. */
 static const char *
-append(const struct session *session, const char *line, size_t bytes)
+append(const struct session *session, const char *line, size_t bytes, off_t limit_bytes)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
@@ -107,8 +109,8 @@ append(const struct session *session, const char *line, size_t bytes)
     else if ((status.st_mode & 0600) != 0600 && fchmod(fd, 0600) != 0) { /* made under a strange umask, just now */
         reason = "the spool cannot be made this user's";
     }
-    else if (status.st_size + (off_t)bytes > PYCDS_SPOOL_LIMIT) {
-        reason = "the spool is full";
+    else if (status.st_size + (off_t)bytes > limit_bytes) {
+        reason = spool_is_full;
     }
     else if (write(fd, line, bytes) != (ssize_t)bytes) {
         reason = "the spool cannot be written";
@@ -133,7 +135,7 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
             kind == MISS_DIRECTORY || !session_serves(session) ? NULL
                                                                : image_module(&session->image, path, strlen(path));
         if (known == NULL || !(known->flags & MODULE_LEFT_OUT) || !module_matches(known, &status)) {
-            const char *reason = append(session, line, (size_t)bytes);
+            const char *reason = append(session, line, (size_t)bytes, PYCDS_SPOOL_LIMIT);
             if (reason != NULL) {
                 session->recording = false;
                 session->record_reason = reason;
@@ -157,7 +159,7 @@ recorder_note(struct session *session, enum miss_kind kind, const char *path)
 }
 
 void
-recorder_note_pattern(struct session *session, const char *key, size_t bytes)
+recorder_note_result(struct session *session, enum miss_kind kind, bool doubtful, const char *key, size_t bytes)
 {
     if (!session->recording) {
         return;
@@ -166,7 +168,7 @@ recorder_note_pattern(struct session *session, const char *key, size_t bytes)
     char *line = malloc(3 * bytes + 32);
     if (line != NULL) {
         static const char digits[] = "0123456789abcdef";
-        size_t size = (size_t)snprintf(line, 32, "%c %s ", MISS_PATTERN, session->variant);
+        size_t size = (size_t)snprintf(line, 32, "%c %s ", doubtful ? kind | 32 : kind, session->variant);
         for (size_t i = 0; i < bytes; i++) {
             unsigned char byte = (unsigned char)key[i];
             if (byte == '%' || byte < ' ') {
@@ -179,13 +181,16 @@ recorder_note_pattern(struct session *session, const char *key, size_t bytes)
             }
         }
         line[size++] = '\n';
-        const char *reason = append(session, line, size);
-        if (reason != NULL) {
+        const char *reason = append(session, line, size, PYCDS_SPOOL_LIMIT / 2); /* the rest is for modules */
+        if (reason == spool_is_full) {
+            /* a shorter one may fit */
+        }
+        else if (reason != NULL) {
             session->recording = false;
             session->record_reason = reason;
         }
         else {
-            session->worthy_patterns++;
+            session->worthy_results++;
         }
         free(line);
     }

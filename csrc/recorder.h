@@ -11,6 +11,7 @@ enum miss_kind {
     MISS_AGED = 'A', /* a hit, of a module that is to be dropped if nobody uses it */
     MISS_DIRECTORY = 'D', /* a directory whose listing is not in the image, or not proved any more */
     MISS_PATTERN = 'R', /* a regular expression (patterns.h); in place of the path its key, with percent escapes */
+    MISS_SOURCE = 'S', /* a source text (sources.h), likewise */
 };
 
 /* Spool lines beyond this many bytes are not written: a rebuilder that cannot run must not cost disk. */
@@ -20,8 +21,10 @@ enum miss_kind {
    the session is not locked here. */
 void recorder_note(struct session *session, enum miss_kind kind, const char *path);
 
-/* The same for the key of a pattern. */
-void recorder_note_pattern(struct session *session, const char *key, size_t bytes);
+/* The same for the key of a result (results.h). `doubtful`: it may never be asked for again; the letter is a small one.
+   */
+void recorder_note_result(
+    struct session *session, enum miss_kind kind, bool doubtful, const char *key, size_t bytes);
 
 /* Makes sure that the sub-folder exists, private to this user. Returns NULL or a reason. */
 const char *recorder_make_folder(const struct session *session);

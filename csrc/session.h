@@ -42,9 +42,10 @@ struct session {
 
     uint64_t hits, misses, stale;
     uint64_t pattern_hits; /* regular expressions from the image */
+    uint64_t source_hits; /* code of source texts from the image */
     int64_t load_ns; /* time spent in making code objects of hits; counted with PYCDS_LOG only */
     /* what a rebuild would bring: misses of settled files, modules that changed, directories that could not be proved */
-    uint64_t worthy_modules, worthy_changes, worthy_directories, worthy_patterns;
+    uint64_t worthy_modules, worthy_changes, worthy_directories, worthy_results;
 };
 
 /* Says why there is no image in use, and stops using it (the mapping stays: it may be in use right now). */

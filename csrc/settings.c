@@ -43,6 +43,7 @@ read_skipped(const char *list)
         {"frames", ACCELERATION_FRAMES},
         {"re", ACCELERATION_RE},
         {"classes", ACCELERATION_CLASSES},
+        {"source", ACCELERATION_SOURCE},
     };
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {

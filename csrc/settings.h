@@ -9,6 +9,7 @@ enum acceleration {
     ACCELERATION_IMPORTLIB = 2, /* importlib's helpers in C */
     ACCELERATION_FRAMES = 4, /* a chunk for frames is kept */
     ACCELERATION_RE = 8, /* compiled regular expressions */
+    ACCELERATION_SOURCE = 16, /* compiled source texts */
     ACCELERATION_CLASSES = 32, /* classes made without looking up all special methods */
 };
 

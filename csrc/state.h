@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include "native_decode.h"
+#include "results.h"
 #include "session.h"
 
 /* The native encoding in this interpreter: see decode_native() in archive_loader.c. */
@@ -74,14 +75,7 @@ struct shortcuts {
     struct shortcut_strings strings;
 };
 
-struct pattern_key {
-    char *bytes; /* owned */
-    size_t size;
-    bool takes_part; /* else the plain function is to be called, and nothing recorded */
-};
-
 #define PATTERN_MODULES 5
-#define PATTERNS_WAITING 7
 #define PATTERN_DICTIONARIES 24
 
 /* patterns.c: what of the package `re` was replaced, and what is watched; all objects owned. */
@@ -89,9 +83,7 @@ struct patterns {
     bool tried; /* to put ours in place, once `re` was there */
     bool serves; /* the package came from the image, so that its entries are good */
     bool aside; /* the plain function is back for the time being */
-    unsigned int noted; /* patterns recorded */
-    int waiting_count;
-    struct pattern_key waiting[PATTERNS_WAITING]; /* misses that may not be worth it */
+    struct result_notes notes;
     PyObject *compiler; /* dictionary of re._compiler */
     PyObject *function, *plain_compile; /* ours, and what it replaced */
     PyObject *sre_compile; /* _sre.compile */
@@ -117,6 +109,20 @@ struct classes {
     PyObject *object_bases; /* (object,) */
     PyObject *plain_mro, *plain_init_subclass; /* type.mro, object.__init_subclass__ */
     struct class_strings strings;
+};
+
+/* sources.c; all objects owned. */
+struct sources {
+    bool serves; /* what the interpreter's own objects are is known, so that entries can be used */
+    bool tried; /* to find that out */
+    bool has_ast_types; /* compile() was called */
+    bool interrupted; /* a KeyboardInterrupt may have left its mark on the runtime */
+    struct result_notes notes;
+    unsigned int missed; /* in a row, weighted */
+    uint64_t modules_then; /* modules that had been looked up at the last miss */
+    PyObject *module_locks; /* importlib._bootstrap's */
+    PyObject *file; /* the "<string>" that exec and eval put into code objects */
+    PyObject *names; /* tuple of the names that the compiler gives, "<lambda>" and the like */
 };
 
 /* What we know of one path entry, that is, of one FileFinder in sys.path_importer_cache. */
@@ -165,6 +171,7 @@ typedef struct {
     struct shortcuts shortcuts;
     struct patterns patterns;
     struct classes classes;
+    struct sources sources;
 
     enum { OBSERVERS_DUE, OBSERVERS_KNOWN, OBSERVERS_UNKNOWN } observers; /* can native_is_observed() be asked? */
 

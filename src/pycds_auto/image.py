@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ._loader import checksum, inspect_image
 
 MAGIC = b"\x89PYCDS\r\n"
-FORMAT = 3
+FORMAT = 4
 BYTE_ORDER = 0x01020304
 ENCODING_MARSHAL = 1
 ENCODING_NATIVE = 2
@@ -28,6 +28,9 @@ AGED = 2
 
 PATTERN = 4
 """Flag of a module that is none but a regular expression (patterns.py)."""
+
+SOURCE = 8
+"""Flag of a module that is none but a source text (sources.py)."""
 
 NAME_DIRECTORY = 1
 NAME_SOURCE = 2
@@ -141,10 +144,15 @@ class Encoding(NamedTuple):
 
 
 def build(
-    identity: str, modules: Iterable[Module], directories: Iterable[Directory], aged_ns: int, encoding: Encoding
+    identity: str,
+    modules: Iterable[Module],
+    directories: Iterable[Directory],
+    aged_ns: int,
+    encoding: Encoding,
+    full: int = 0,
 ) -> bytes:
-    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch). Paths are unique and
-    absolute, directories without a trailing slash ("" is the root)."""
+    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch); ``full``: PATTERN or SOURCE
+    if it takes no more of these. Paths are unique and absolute, directories without a trailing slash ("" is the root)."""
     modules, directories = list(modules), list(directories)
     identity_text = identity.encode()
     start = _HEADER.size + len(identity_text)
@@ -191,7 +199,7 @@ def build(
         len(modules), len(directories), len(module_table_bytes) // 4, len(directory_table_bytes) // 4,
         NATIVE_REVISION if encoding.kind == ENCODING_NATIVE else 0,
         module_table, module_records_at, directory_table, directory_records_at, checksum(body),
-        shared_table, len(encoding.table), encoding.table_age, sum(bool(module.flags & PATTERN) for module in modules),
+        shared_table, len(encoding.table), encoding.table_age, full,
     ]  # fmt: skip
     fields[4] = checksum(_HEADER.pack(*fields) + identity_text)
     return _HEADER.pack(*fields) + identity_text + body
@@ -207,10 +215,11 @@ def _sealed(record: bytes, path: bytes) -> bytes:
 
 
 class Image(NamedTuple):
-    """What an image holds, in its own order; payloads are views of ``content``. ``patterns``: by their keys."""
+    """What an image holds, in its own order; payloads are views of ``content``. ``results``: patterns and source texts, by
+    their keys."""
 
     modules: dict[str, Module]
-    patterns: dict[str, Module]
+    results: dict[str, Module]
     directories: dict[str, Directory]
     aged_ns: int
     encoding: Encoding
@@ -227,15 +236,15 @@ def read(path: str, identity: str) -> Image:
     modules_at, directories_at, (table, table_bytes, table_age) = fields[16], fields[18], fields[20:23]
     view = memoryview(content)
     encoding = Encoding(fields[9], view[table : table + table_bytes], table_age)
-    modules, patterns, directories = {}, {}, {}
+    modules, results, directories = {}, {}, {}
     try:
         for module in _read_modules(view, modules_at, module_count):
-            (patterns if module.flags & PATTERN else modules)[module.path] = module
+            (results if module.flags & (PATTERN | SOURCE) else modules)[module.path] = module
         for directory in _read_directories(view, directories_at, directory_count):
             directories[directory.path] = directory
     except struct.error as error:  # replaced between the two openings by something else
         raise ValueError("image damaged") from error
-    return Image(modules, patterns, directories, aged_ns, encoding, content)
+    return Image(modules, results, directories, aged_ns, encoding, content)
 
 
 def _read_modules(view: memoryview, at: int, count: int) -> Iterator[Module]:

@@ -17,7 +17,7 @@ import warnings
 from . import image
 
 MOST = 5000
-"""Patterns in an image at most (csrc/patterns.c, MOST_PATTERNS): beyond that nothing is recorded until old ones go."""
+"""Patterns in an image at most: beyond that nothing is recorded until old ones go."""
 
 _KEY = re.compile(rb"([sb])(\d{1,9}):(.*)", re.DOTALL)
 _FOLDER = os.path.dirname(re.__file__)

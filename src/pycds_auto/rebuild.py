@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import image, native, patterns, snapshot, spool
-from ._loader import end_with_parent, native_reason
+from . import image, native, patterns, snapshot, sources, spool
+from ._loader import checksum, end_with_parent, native_reason
 
 MOST_BYTES = 512 * 1024 * 1024
 """Code beyond this many bytes is not archived."""
@@ -35,6 +35,9 @@ aged modules are recorded like misses, and what is still marked when the time ha
 
 FORGET_SECONDS = 7 * 24 * 3600
 """How long the folder of an environment that is gone stays."""
+
+MOST_DOUBTFUL = 4000
+"""Doubtful patterns and source texts (spool.py) that are remembered, as checksums in state.json, until they are seen again."""
 
 SETTLE_ROUNDS = 3
 """How often the young files are looked at again before they are left for the next rebuild."""
@@ -131,32 +134,36 @@ def _rebuild(place: Place, *, wait: bool, settle: bool, progress: Progress | Non
 
 
 def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progress | None) -> Result:
+    seen: list[str] = []
     try:
         _remove_temporary(place.folder)
         spool.take(place.folder)
-        variants = {miss.variant for miss in spool.read(place.folder)} - {place.variant}
-        result = fold(place, settle=settle, progress=progress)
+        misses = spool.read(place.folder)
+        variants = {miss.variant for miss in misses} - {place.variant}
+        seen = _seen_once(place.folder)
+        result = fold(place, seen, settle=settle, progress=progress)
         for variant in sorted(variants):
             _fold_elsewhere(place.of_variant(variant))
         spool.drop_taken(place.folder)
         _drop_dead_neighbours(place.folder, place.prefix)
     except OSError as error:
         _remove_temporary(place.folder)
-        _write_state(place, started, f"failed: {error}", {})
+        _write_state(place, started, f"failed: {error}", {}, seen)
         raise
     except RebuildError as error:
-        _write_state(place, started, f"failed: {error}", {})
+        _write_state(place, started, f"failed: {error}", {}, seen)
         raise
     text = f"ok: {result.modules} modules" if result.changed else "nothing to do"
-    _write_state(place, started, text, result.left_out)
+    _write_state(place, started, text, result.left_out, _remember(seen, misses))
     return result._replace(seconds=time.time() - started)
 
 
 # ---- one image ----
 
 
-def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Result:
-    """Makes the image of one variant anew from the old one and the misses put aside. Needs the lock."""
+def fold(place: Place, seen: list[str], *, settle: bool, progress: Progress | None = None) -> Result:
+    """Makes the image of one variant anew from the old one and the misses put aside; ``seen``: see _seen_once. Needs the
+    lock."""
     if not _has_place(place):
         return Result(0, 0, 0, {}, 0.0, place.image_path, False)
     found = _read_old(place)
@@ -167,7 +174,7 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     )
     modules, reasons = _collect_modules(old, list(paths), settle, progress)
     modules, encoding = _encode(old, modules, reasons)
-    compiled = _compile_patterns(old, modules, [miss.path for miss in misses if miss.kind == spool.PATTERN])
+    results = _collect_results(old, modules, _keys(misses, seen))
     folders = dict.fromkeys(
         [
             *old.directories,
@@ -184,13 +191,18 @@ def fold(place: Place, *, settle: bool, progress: Progress | None = None) -> Res
     added = sum(path not in old.modules or not _same_source(modules[path], old.modules[path]) for path in good)
     dropped = sum(path not in modules for path in before)
     changed = (
-        found.content == b"" or modules != found.modules or compiled != found.patterns or directories != found.directories
+        found.content == b"" or modules != found.modules or results != found.results or directories != found.directories
     )
     if changed and (good or found.content):
         _write(
             place.image_path,
             image.build(
-                place.identity, [*modules.values(), *compiled.values()], directories.values(), old.aged_ns, encoding
+                place.identity,
+                [*modules.values(), *results.values()],
+                directories.values(),
+                old.aged_ns,
+                encoding,
+                _full(results),
             ),
         )
     else:
@@ -231,10 +243,10 @@ def _age(old: image.Image, used: set[str], now_ns: int) -> image.Image:
             if not module.flags & image.AGED
         }
 
-    modules, patterns_ = unmarked(old.modules), unmarked(old.patterns)
+    modules, results = unmarked(old.modules), unmarked(old.results)
     if 0 <= now_ns - old.aged_ns < AGE_NS:
-        return old._replace(modules=modules, patterns=patterns_)
-    return old._replace(modules=marked(modules), patterns=marked(patterns_), aged_ns=now_ns)
+        return old._replace(modules=modules, results=results)
+    return old._replace(modules=marked(modules), results=marked(results), aged_ns=now_ns)
 
 
 def _collect_modules(
@@ -273,20 +285,73 @@ def _collect_modules(
     return {path: modules[path] for path in paths if path in modules}, reasons
 
 
-def _compile_patterns(
+def _keys(misses: list[spool.Miss], seen: list[str]) -> list[str]:
+    """The keys of results that were missed, of doubtful ones those that had been seen before."""
+    known = set(seen)
+    return [
+        miss.path
+        for miss in misses
+        if miss.kind in (spool.PATTERN, spool.SOURCE) or (miss.kind == spool.DOUBTFUL and _mark(miss) in known)
+    ]
+
+
+def _mark(miss: spool.Miss) -> str:
+    return f"{checksum(os.fsencode(f'{miss.variant} {miss.path}')):016x}"
+
+
+def _seen_once(folder: str) -> list[str]:
+    """Marks of doubtful results that were seen once, the latest at the end."""
+    marks = read_state(folder).get("seen_once")
+    return [mark for mark in marks if isinstance(mark, str)] if isinstance(marks, list) else []
+
+
+def _remember(seen: list[str], misses: list[spool.Miss]) -> list[str]:
+    marks = dict.fromkeys(seen)
+    for miss in misses:
+        if miss.kind == spool.DOUBTFUL:
+            marks[_mark(miss)] = None
+    return list(marks)[-MOST_DOUBTFUL:]
+
+
+def _collect_results(
     old: image.Image, modules: dict[str, image.Module], keys: list[str]
 ) -> dict[str, image.Module]:
-    """The regular expressions of the old image and of these keys; all anew if the package that compiles them changed."""
-    known = old.patterns
-    if any(
+    """The regular expressions and source texts of the old image and of these keys, as many as there is room for. The former
+    are all made anew if the package that compiles them changed."""
+    changed = any(
         path not in old.modules or path not in modules or not _same_source(modules[path], old.modules[path])
         for path in patterns.SOURCES
-    ):
-        known = {}
-    return {
-        key: known[key] if key in known else patterns.entry(key)
-        for key in list(dict.fromkeys([*old.patterns, *keys]))[: patterns.MOST]
-    }
+    )
+    results: dict[str, image.Module] = {}
+    room, bytes_left = {image.PATTERN: patterns.MOST, image.SOURCE: sources.MOST}, sources.MOST_BYTES
+    for key in dict.fromkeys([*old.results, *keys]):
+        kind = image.PATTERN if patterns.is_key(key) else image.SOURCE
+        if room[kind] == 0:
+            continue
+        if key in old.results and not (changed and kind == image.PATTERN):
+            result = old.results[key]
+        else:
+            result = patterns.entry(key) if kind == image.PATTERN else sources.entry(key)
+        if kind == image.SOURCE:
+            bytes_left -= _size(result)
+            if bytes_left < 0:
+                room[kind] = 0
+                continue
+        results[key] = result
+        room[kind] -= 1
+    return results
+
+
+def _size(result: image.Module) -> int:
+    return len(result.path) + len(result.payload)
+
+
+def _full(results: dict[str, image.Module]) -> int:
+    """The kinds of which there is no room for more: a text of the largest size, and its code."""
+    kinds = [result.flags & (image.PATTERN | image.SOURCE) for result in results.values()]
+    size = sum(map(_size, results.values()))
+    is_full = size > sources.MOST_BYTES - 256 * 1024 or kinds.count(image.SOURCE) >= sources.MOST
+    return (image.PATTERN if kinds.count(image.PATTERN) >= patterns.MOST else 0) | (image.SOURCE if is_full else 0)
 
 
 def _same_source(one: image.Module, other: image.Module) -> bool:
@@ -388,13 +453,16 @@ def _write(path: str, content: bytes) -> None:
         raise
 
 
-def _write_state(place: Place, started: float, result: str, left_out: dict[str, str]) -> None:
+def _write_state(
+    place: Place, started: float, result: str, left_out: dict[str, str], seen: list[str] | None = None
+) -> None:
     now = time.time()
     state = {
         "last_rebuild": {"at": now, "seconds": round(now - started, 3), "result": result},
         "left_out": left_out,
         "prefix": place.prefix,
         "python": sys.executable,
+        "seen_once": _seen_once(place.folder) if seen is None else seen,
     }
     try:
         _write(place.state_path, json.dumps(state, indent=1).encode("utf-8", "surrogateescape"))
@@ -507,7 +575,7 @@ def main() -> None:
     place = Place(folder, variant, prefix, identity)
     if worker:  # "--worker" and the process that holds the lock: without it, somebody else may be at work
         if end_with_parent(int(worker[1])):
-            fold(place, settle=False)
+            fold(place, _seen_once(folder), settle=False)
         return
     _add_library_folders(prefix)
     time.sleep(snapshot.SETTLE_SECONDS)  # the program that ended has just made its __pycache__ folders

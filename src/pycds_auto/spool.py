@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import patterns
+from . import patterns, sources
 
 SPOOL = "misses.spool"
 FOLDING = "misses.folding"
@@ -17,16 +17,28 @@ FOLDING = "misses.folding"
 LIMIT = 8 * 1024 * 1024
 """Bytes of a spool that are read at most; writers stop earlier (csrc/recorder.h)."""
 
-MODULE, DIRECTORY, PATTERN = "M", "D", "R"
+MODULE, DIRECTORY, PATTERN, SOURCE = "M", "D", "R", "S"
+DOUBTFUL = "?"
+"""What may never be asked for again: the key of a PATTERN or SOURCE."""
+
 VARIANTS = frozenset(level + ranges for level in "012" for ranges in ("", "n"))
 
 
 _ESCAPE = re.compile(rb"%([0-9a-f]{2})")
 
 
+_RESULTS = {
+    b"R": (PATTERN, patterns.is_key),
+    b"r": (PATTERN, patterns.is_key),
+    b"S": (SOURCE, sources.is_key),
+    b"s": (SOURCE, sources.is_key),
+}
+"""By the letters of csrc/recorder.h: the small ones are doubtful."""
+
+
 class Miss(NamedTuple):
-    """A source file (MODULE) or directory (DIRECTORY) that an image of ``variant`` should have, or a regular expression
-    (PATTERN), whose key (patterns.py) takes the place of the path."""
+    """A source file (MODULE) or directory (DIRECTORY) that an image of ``variant`` should have; or a regular expression
+    (PATTERN) or source text (SOURCE), whose key (patterns.py, sources.py) takes the place of the path."""
 
     kind: str
     variant: str
@@ -36,20 +48,26 @@ class Miss(NamedTuple):
 def parse(lines: bytes) -> list[Miss]:
     """The misses of a spool's content, each once, in order; whatever is not a whole, sensible line is skipped."""
     misses: dict[Miss, None] = {}
+    doubtful: set[Miss] = set()
     for line in lines.split(b"\n")[:-1]:
         kind, _, rest = line.partition(b" ")
         variant, _, path = rest.partition(b" ")
-        if kind == b"R" and variant.decode("latin-1") in VARIANTS:
+        if kind in _RESULTS and variant.decode("latin-1") in VARIANTS:
             key = os.fsdecode(_ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path))
-            if patterns.is_key(key):
-                misses[Miss(PATTERN, variant.decode(), key)] = None
+            result, is_key = _RESULTS[kind]
+            if is_key(key):
+                miss = Miss(result, variant.decode(), key)
+                if kind.isupper() or miss in doubtful:  # two processes asked for it
+                    misses[miss] = None
+                else:
+                    doubtful.add(miss)
             continue
         text = os.fsdecode(path)
         if not text.startswith("/") or "\0" in text or variant.decode("latin-1") not in VARIANTS:
             continue
         if (kind == b"M" and text.endswith(".py")) or kind == b"D":
             misses[Miss(kind.decode(), variant.decode(), text)] = None
-    return list(misses)
+    return [*misses, *(Miss(DOUBTFUL, *miss[1:]) for miss in sorted(doubtful - misses.keys()))]
 
 
 def content(path: str) -> bytes:

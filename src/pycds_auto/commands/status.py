@@ -153,7 +153,8 @@ def _archive_line(findings: _Findings) -> str:
     if image is None:
         told_by_the_headline = not findings.state["active"] and findings.doubt == findings.reason
         return "none" if told_by_the_headline else f"none: {findings.doubt}"
-    figures = f"{text.count(image['modules'], 'module')}, {text.count(image['patterns'], 'pattern')}, {text.size(image['bytes'])}, {image['encoding']} encoding"
+    counts = [text.count(image[f"{noun}s"], noun) for noun in ("module", "pattern", "source")]
+    figures = ", ".join([*counts, text.size(image["bytes"]), f"{image['encoding']} encoding"])
     if image["encoding"] == "marshal" and (reason := _loader.native_reason()):
         figures += f" (not native: {reason})"
     return f"{figures}, built {text.when(image['built'])}"

@@ -1,0 +1,137 @@
+"""Source texts for the image: the code objects that ``compile``, ``exec`` and ``eval`` make of them. ``csrc/sources.h``
+says why.
+
+A key is ``xm-0:file\\0text``: ``m`` for a module's text (``exec``) or ``e`` for an expression (``eval``), the optimisation
+level or ``-`` for the interpreter's own, flags, and the file name; as a str it is like a path: what ``os.fsdecode`` makes
+of the bytes.
+"""
+
+from __future__ import annotations
+
+import _ast
+import marshal
+import os
+import re
+import types
+import warnings
+from collections.abc import Iterator
+
+from . import image
+
+MOST = 5000
+"""Texts in an image at most: beyond that nothing is recorded until old ones go."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Likewise, keys and code together."""
+
+MOST_NESTED = 100
+"""The compiler compares the depth of a syntax tree with what is left of the recursion limit, at two or three levels a call
+(Python/symtable.c, 3.11 to 3.13). The loader uses no entry where fewer than 64 calls are left (csrc/native_layout.c)."""
+
+_KEY = re.compile(rb"x([me])([-012])(\d{1,10}):([^\0]*)\0([^\0]*)", re.DOTALL)
+
+_MANY_DIGITS = re.compile(rb"[0-9_]{640}")
+"""Numbers that sys.set_int_max_str_digits may forbid."""
+
+
+def is_key(key: str) -> bool:
+    """Has it the form of a key?"""
+    return _KEY.fullmatch(os.fsencode(key)) is not None
+
+
+def entry(key: str) -> image.Module:
+    """The image's record of a text; flagged LEFT_OUT if plain Python is to compile it each time."""
+    payload = _payload(key)
+    flags = image.SOURCE if payload else image.SOURCE | image.LEFT_OUT
+    return image.Module(key, 0, 0, 0, 0, flags, payload)
+
+
+def _payload(key: str) -> bytes:
+    """marshal of the code object; b"" if plain Python is to compile the text each time: it is wrong, or warns, or may not
+    be compiled to the same in every process."""
+    mode, level, number, file, encoded = _KEY.fullmatch(os.fsencode(key)).groups()
+    optimise = -1 if level == b"-" else int(level)
+    if _MANY_DIGITS.search(encoded):
+        return b""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            text, name = encoded.decode(), file.decode()
+            arguments = text, name, "exec" if mode == b"m" else "eval"
+            tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
+            if _depth(tree) > MOST_NESTED:
+                return b""
+            code = compile(*arguments, int(number), True, optimise)
+            payload = marshal.dumps(code)
+            if not is_same_code(code, marshal.loads(payload)):
+                return b""
+        except Exception:  # wrong: plain Python says so, each time
+            return b""
+    return b"" if caught or not all(map(_is_always_the_same, _all_code(code))) else payload
+
+
+def _depth(tree: _ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [child for node in level for child in _children(node)]
+    return depth
+
+
+def _children(node: _ast.AST) -> Iterator[_ast.AST]:
+    for name in node._fields:
+        value = getattr(node, name, None)
+        yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, _ast.AST))
+
+
+def _all_code(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _all_code(constant)
+
+
+def _is_always_the_same(code: types.CodeType) -> bool:
+    """Is nothing of it in the order of a set? The elements of constant sets are; so are, in 3.13, the names of attributes
+    that the methods of a class assign (Python/compile.c, compiler_class_body)."""
+    return not any(map(_holds_set, code.co_consts)) and "__static_attributes__" not in code.co_names
+
+
+def _holds_set(constant: object) -> bool:
+    return isinstance(constant, frozenset) or (isinstance(constant, tuple) and any(map(_holds_set, constant)))
+
+
+_COMPARED = [name for name in dir(types.CodeType) if name.startswith("co_") and name not in ("co_positions", "co_lines")]
+_COMPARED.remove("co_lnotab")  # deprecated, and made of co_linetable
+_METHODS = ("co_positions", "co_lines")
+
+
+def is_same_code(one: types.CodeType, other: types.CodeType) -> bool:
+    """Are they equal in every field, and do they share objects alike? That names which the compiler gives ("<lambda>") and
+    the file name are one object each is the loader's doing."""
+    return _Comparison().is_same(one, other)
+
+
+class _Comparison:
+    def __init__(self) -> None:
+        self._counterparts: dict[int, object] = {}
+        self._originals: dict[int, object] = {}
+
+    def is_same(self, one: object, other: object) -> bool:
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, types.CodeType):
+            return all(self._is_same_field(name, one, other) for name in _COMPARED) and all(
+                list(getattr(one, name)()) == list(getattr(other, name)()) for name in _METHODS
+            )
+        if self._counterparts.setdefault(id(one), other) is not other or self._originals.setdefault(id(other), one) is not one:
+            return False
+        if isinstance(one, tuple):
+            return len(one) == len(other) and all(map(self.is_same, one, other))
+        return one == other and repr(one) == repr(other)
+
+    def _is_same_field(self, name: str, one: types.CodeType, other: types.CodeType) -> bool:
+        mine, its = getattr(one, name), getattr(other, name)
+        if name == "co_consts":
+            return type(its) is tuple and len(mine) == len(its) and all(map(self.is_same, mine, its))
+        return type(mine) is type(its) and mine == its
