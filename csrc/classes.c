@@ -6,7 +6,7 @@
 
 #if CLASSES_SUPPORTED
 
-/* The special methods that slots stand for (slotdefs), sorted. A name too many does no harm. */
+/* The special methods that slots stand for (slotdefs). A name too many does no harm. */
 static const char *const special_names[] = {
     "__abs__", "__add__", "__aiter__", "__and__", "__anext__", "__await__", "__bool__", "__buffer__", "__call__",
     "__contains__", "__del__", "__delattr__", "__delete__", "__delitem__", "__divmod__", "__eq__", "__float__",
@@ -32,10 +32,31 @@ heap(PyTypeObject *type)
 
 /* ---- names ---- */
 
-static int
-compare_names(const void *one, const void *other)
+#define NAME_BUCKETS 256 /* more than three for each name */
+
+static unsigned char name_table[NAME_BUCKETS]; /* index + 1 of a special name, 0 is empty */
+
+static unsigned int
+name_bucket(const char *text)
 {
-    return strcmp(one, *(const char *const *)other);
+    unsigned int hash = 0;
+    for (const char *at = text + 2; *at != '_' && *at != '\0'; at++) {
+        hash = hash * 31 + (unsigned char)*at;
+    }
+    return (hash ^ hash >> 8) % NAME_BUCKETS;
+}
+
+static void
+fill_name_table(void)
+{
+    memset(name_table, 0, sizeof(name_table));
+    for (size_t i = 0; i < sizeof(special_names) / sizeof(special_names[0]); i++) {
+        unsigned int bucket = name_bucket(special_names[i]);
+        while (name_table[bucket] != 0) {
+            bucket = (bucket + 1) % NAME_BUCKETS;
+        }
+        name_table[bucket] = (unsigned char)(i + 1);
+    }
 }
 
 static bool
@@ -51,9 +72,16 @@ is_dunder(PyObject *name)
 static bool
 is_special(PyObject *name)
 {
-    const size_t count = sizeof(special_names) / sizeof(special_names[0]);
-    return is_dunder(name)
-           && bsearch(PyUnicode_DATA(name), special_names, count, sizeof(special_names[0]), compare_names) != NULL;
+    if (!is_dunder(name)) {
+        return false;
+    }
+    const char *text = PyUnicode_DATA(name);
+    for (unsigned int bucket = name_bucket(text); name_table[bucket] != 0; bucket = (bucket + 1) % NAME_BUCKETS) {
+        if (strcmp(special_names[name_table[bucket] - 1], text) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- models ---- */
@@ -141,6 +169,8 @@ learn(struct classes *all, PyTypeObject *type)
 
 /* ---- is it a class that we make? ---- */
 
+#define MOST_SPECIAL 48
+
 struct request {
     PyTypeObject *metatype;
     PyObject *name, *bases, *namespace; /* borrowed */
@@ -148,6 +178,9 @@ struct request {
     const PyHeapTypeObject *slots; /* whose slots it gets; the base, or a model of its subclasses */
     const PyTypeObject *layout; /* what instances have in addition to those of the base is as here; NULL: nothing */
     bool no_instance_slots; /* __slots__ = () */
+    bool told; /* attributes that want to be told their name */
+    int special_count;
+    PyObject *special[MOST_SPECIAL]; /* borrowed: names of the special methods in the namespace */
 };
 
 /* Would type.__setattr__ leave this to a descriptor of the metaclass? */
@@ -177,13 +210,17 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
         if (!PyUnicode_CheckExact(name)) {
             return false;
         }
+        if (!PyFunction_Check(value) && _PyType_Lookup(Py_TYPE(value), names->set_name) != NULL) {
+            request->told = true;
+        }
         if (!is_dunder(name)) {
             continue;
         }
         if (is_special(name)) {
-            if (!method_is_ordinary(request->metatype, name, value)) {
+            if (request->special_count == MOST_SPECIAL || !method_is_ordinary(request->metatype, name, value)) {
                 return false;
             }
+            request->special[request->special_count++] = name;
         }
         else if (PyUnicode_Compare(name, names->slots) == 0) {
             if (!PyTuple_CheckExact(value) || PyTuple_GET_SIZE(value) != 0) {
@@ -478,25 +515,30 @@ copy_slots(PyHeapTypeObject *type, const PyHeapTypeObject *model)
 #endif
 }
 
-/* Has the interpreter update the slots for each special method in the class's own dictionary: __hash__ = None that
-   PyType_Ready put there, too. */
+/* Has the interpreter update the slots of a special method in the class's own dictionary. */
 static bool
-update_slots(PyTypeObject *type)
+update_slot(PyTypeObject *type, PyObject *name)
 {
-    PyObject *name, *value;
-    for (Py_ssize_t at = 0; PyDict_Next(type->tp_dict, &at, &name, &value);) {
-        if (is_special(name)) { /* the same value under the same name: the dictionary keeps its shape */
-            Py_INCREF(name);
-            Py_INCREF(value);
-            int result = PyType_Type.tp_setattro((PyObject *)type, name, value);
-            Py_DECREF(value);
-            Py_DECREF(name);
-            if (result < 0) {
-                return false;
-            }
+    PyObject *value = PyDict_GetItemWithError(type->tp_dict, name);
+    if (value == NULL) {
+        return !PyErr_Occurred();
+    }
+    Py_INCREF(value); /* the same value under the same name: the dictionary keeps its shape */
+    int result = PyType_Type.tp_setattro((PyObject *)type, name, value);
+    Py_DECREF(value);
+    return result == 0;
+}
+
+/* Of all of them; and of __hash__ = None, which PyType_Ready puts beside an __eq__. */
+static bool
+update_slots(const struct classes *all, PyTypeObject *type, const struct request *request)
+{
+    for (int i = 0; i < request->special_count; i++) {
+        if (!update_slot(type, request->special[i])) {
+            return false;
         }
     }
-    return true;
+    return request->special_count == 0 || update_slot(type, all->strings.hash);
 }
 
 /* ---- several bases ----
@@ -566,13 +608,6 @@ static bool
 tell_attributes(const struct classes *all, PyTypeObject *type)
 {
     PyObject *name, *value;
-    bool told = false;
-    for (Py_ssize_t at = 0; !told && PyDict_Next(type->tp_dict, &at, &name, &value);) {
-        told = !PyFunction_Check(value) && _PyType_Lookup(Py_TYPE(value), all->strings.set_name) != NULL;
-    }
-    if (!told) {
-        return true;
-    }
     PyObject *copy = PyDict_Copy(type->tp_dict);
     bool failed = copy == NULL;
     for (Py_ssize_t at = 0; !failed && PyDict_Next(copy, &at, &name, &value);) {
@@ -594,17 +629,19 @@ tell_attributes(const struct classes *all, PyTypeObject *type)
 }
 
 /* Is object.__init_subclass__, which does nothing, what super() finds? Looked up as it does (super_getattro), without the cache
-   of methods, which would number the classes. */
+   of methods, which would number the classes. Types whose dictionary belongs to the interpreter (tp_dict is NULL from 3.12
+   on) are its own; only `object` has one among them. */
 static bool
 bases_want_nothing(const struct classes *all, const PyTypeObject *type)
 {
-    PyObject *order = type->tp_mro, *found = NULL;
-    for (Py_ssize_t i = 1; found == NULL && i < PyTuple_GET_SIZE(order); i++) {
-        PyObject *dictionary = ((PyTypeObject *)PyTuple_GET_ITEM(order, i))->tp_dict;
-        found = dictionary == NULL ? NULL : PyDict_GetItemWithError(dictionary, all->strings.init_subclass);
+    bool nothing = true;
+    for (Py_ssize_t i = 1; nothing && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+        nothing = base == &PyBaseObject_Type || base->tp_dict == NULL
+                  || PyDict_Contains(base->tp_dict, all->strings.init_subclass) == 0;
     }
     PyErr_Clear();
-    return found == all->plain_init_subclass;
+    return nothing;
 }
 
 /* type_new_init_subclass: the bases are told of their subclass. */
@@ -656,7 +693,7 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         return NULL;
     }
     copy_slots(heap(type), request->slots);
-    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !update_slots_of_others(type)) || !update_slots(type) || !tell_attributes(all, type)
+    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !update_slots_of_others(type)) || !update_slots(all, type, request) || (request->told && !tell_attributes(all, type))
         || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;
@@ -762,6 +799,7 @@ take_strings(struct class_strings *strings)
         {&strings->slots, "__slots__"},
         {&strings->set_name, "__set_name__"},
         {&strings->mro, "mro"},
+        {&strings->hash, "__hash__"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -829,10 +867,9 @@ classes_install(loader_state *state)
         return; /* metaclasses of other interpreters have it already, or would be left behind */
     }
     plain_new = PyType_Type.tp_new;
+    fill_name_table();
     all->plain_mro = take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
-    all->plain_init_subclass =
-        all->plain_mro == NULL ? NULL : Py_XNewRef(_PyType_Lookup(&PyBaseObject_Type, all->strings.init_subclass));
-    if (all->plain_init_subclass != NULL && take_model(all) && replace_in(&PyType_Type)) {
+    if (all->plain_mro != NULL && take_model(all) && replace_in(&PyType_Type)) {
         serving = state;
     }
     else {
@@ -844,7 +881,6 @@ classes_install(loader_state *state)
 #define FOR_EACH_CLASS_OBJECT(state, DO)                                                                               \
     DO((state)->classes.object_bases);                                                                                 \
     DO((state)->classes.plain_mro);                                                                                    \
-    DO((state)->classes.plain_init_subclass);                                                                          \
     DO((state)->classes.strings.module);                                                                               \
     DO((state)->classes.strings.name);                                                                                 \
     DO((state)->classes.strings.qualname);                                                                             \
@@ -856,7 +892,8 @@ classes_install(loader_state *state)
     DO((state)->classes.strings.classdictcell);                                                                        \
     DO((state)->classes.strings.slots);                                                                                \
     DO((state)->classes.strings.set_name);                                                                             \
-    DO((state)->classes.strings.mro);
+    DO((state)->classes.strings.mro);                                                                                  \
+    DO((state)->classes.strings.hash);
 
 void
 classes_clear(loader_state *state)

@@ -94,7 +94,7 @@ struct patterns {
 
 struct class_strings {
     PyObject *module, *name, *qualname, *doc, *new, *init_subclass, *class_getitem, *classcell, *classdictcell, *slots,
-        *set_name, *mro;
+        *set_name, *mro, *hash;
 };
 
 #define CLASSES_MODELS 64
@@ -107,7 +107,7 @@ struct classes {
     PyTypeObject *static_bases[CLASSES_MODELS]; /* static types, which live as long as the process */
     PyHeapTypeObject *static_models[CLASSES_MODELS]; /* owned: copies of classes whose bases they are */
     PyObject *object_bases; /* (object,) */
-    PyObject *plain_mro, *plain_init_subclass; /* type.mro, object.__init_subclass__ */
+    PyObject *plain_mro; /* type.mro */
     struct class_strings strings;
 };
 
