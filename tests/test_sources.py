@@ -452,7 +452,7 @@ def test_an_endless_import(user: User, tmp_path) -> None:
 
 def test_long_texts_leave_room_in_the_spool(user: User, tmp_path) -> None:
     """For modules, which are worth more."""
-    write(tmp_path, {"code/lib.py": "for i in range(100): eval(f'{i} + ' + '0 + ' * 10000 + '0')\n", "code/late.py": ""})
+    write(tmp_path, {"code/lib.py": "for i in range(100): eval(f'{i}, ' + '0, ' * 13000)\n", "code/late.py": ""})
     age(tmp_path / "code")
     user.run("-c", "import lib, late", env={"PYTHONPATH": str(tmp_path / "code")})
     assert (user.folder() / spool.SPOOL).stat().st_size < 1.1 * 2**20
