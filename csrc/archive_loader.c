@@ -130,6 +130,9 @@ loader_clear(loader_state *state)
 
 /* ---- a module's code ---- */
 
+/* A program that imports next to nothing (a sitecustomize, say) isn't to pay for what makes many imports faster. */
+#define WORTH_INSTALLING 3
+
 static int64_t
 now_ns(void)
 {
@@ -202,9 +205,11 @@ archived_code(loader_state *state, const char *path)
         return NULL;
     }
     session->hits++;
-    shortcuts_install(state);
     patterns_install(state);
-    classes_install(state);
+    if (session->hits >= WORTH_INSTALLING) {
+        shortcuts_install(state);
+        classes_install(state);
+    }
     if (!(session->settings.skipped & ACCELERATION_FRAMES)) {
         frame_chunks_keep_one();
     }

@@ -197,7 +197,7 @@ find_in_program(struct dl_phdr_info *program, size_t size, void *found)
    threshold it collects (Modules/gcmodule.c, gc_alloc and _PyObject_GC_Link, 3.11; _PyObject_GC_Link there, 3.12, and in
    Python/gc.c, 3.13: it schedules the collection). A deallocation counts down only what is above zero (PyObject_GC_Del). */
 
-#define POSTPONED_ALLOCATIONS 50000
+#define POSTPONED_ALLOCATIONS 100000
 
 void
 native_layout_postpone_collection(const struct native_layout *layout)

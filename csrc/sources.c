@@ -232,6 +232,9 @@ state_if_wanted(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
         return NULL;
     }
     struct sources *all = &state->sources;
+    if (modules_looked_up(state->session) == 0) {
+        return NULL; /* site, which runs lines of .pth files: an empty run is to stay one */
+    }
     if (!(session_serves(state->session) || state->session->recording) || has_given_up(state)
         || import_is_observed(state) || state->observers != OBSERVERS_KNOWN) {
         return NULL;
