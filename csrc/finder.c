@@ -20,6 +20,7 @@
 #include "checksum.h"
 #include "patterns.h"
 #include "recorder.h"
+#include "shortcuts.h"
 
 typedef struct {
     PyObject_HEAD
@@ -56,45 +57,117 @@ stat_unlocked(const char *path, struct stat *status)
 
 /* ---- specs, as importlib's spec_from_file_location makes them ---- */
 
-/* A ModuleSpec(name, loader, origin=origin) with a file. New reference. */
+/* An object of a class that a class statement made, with nothing in it: what object.__new__ makes. */
 static PyObject *
-make_spec(loader_state *state, PyObject *name, PyObject *loader, PyObject *origin)
+new_instance(PyObject *type)
 {
+    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+}
+
+/* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.13), for a module with a file. */
+static bool
+fill_spec(
+    loader_state *state, PyObject *spec, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations,
+    PyObject *cached)
+{
+    PyObject *submodules = PyList_New(0);
+    bool filled = submodules != NULL && PyObject_GenericSetAttr(spec, state->strings.name, name) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.loader, loader) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.origin, origin) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.loader_state, Py_None) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.locations, locations) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.uninitialized_submodules, submodules) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.set_fileattr, Py_True) == 0
+                  && PyObject_GenericSetAttr(spec, state->strings.cached, cached) == 0;
+    Py_XDECREF(submodules);
+    return filled;
+}
+
+/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations and its _cached. New
+   reference. */
+static PyObject *
+make_spec(
+    loader_state *state, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations, PyObject *cached)
+{
+    PyObject *spec;
+    if (shortcuts_know_specs(state)) {
+        spec = new_instance(state->module_spec);
+        if (spec != NULL && !fill_spec(state, spec, name, loader, origin, locations, cached)) {
+            Py_CLEAR(spec);
+        }
+        return spec;
+    }
     PyObject *arguments[] = {name, loader, origin};
     PyObject *keywords = PyTuple_Pack(1, state->strings.origin);
     if (keywords == NULL) {
         return NULL;
     }
-    PyObject *spec = PyObject_Vectorcall(state->module_spec, arguments, 2, keywords);
+    spec = PyObject_Vectorcall(state->module_spec, arguments, 2, keywords);
     Py_DECREF(keywords);
-    if (spec != NULL && PyObject_SetAttr(spec, state->strings.set_fileattr, Py_True) != 0) {
+    if (spec != NULL
+        && (PyObject_SetAttr(spec, state->strings.set_fileattr, Py_True) != 0
+            || (locations != Py_None && PyObject_SetAttr(spec, state->strings.locations, locations) != 0)
+            || (cached != Py_None && PyObject_SetAttr(spec, state->strings.cached, cached) != 0))) {
         Py_CLEAR(spec);
     }
     return spec;
 }
 
-/* Sets spec._cached to what importlib.util.cache_from_source(origin) says; left to importlib where a prefix is set. */
-static int
-set_cached(loader_state *state, PyObject *spec, const char *folder, size_t folder_bytes, const char *stem)
+/* A loader, as FileLoader.__init__ makes it. That has been seen to be the interpreter's own (importlib_is_untouched). */
+static PyObject *
+make_loader(loader_state *state, PyObject *type, PyObject *name, PyObject *path)
 {
-    PyObject *prefix = PySys_GetObject("pycache_prefix");
-    PyObject *implementation = PySys_GetObject("implementation");
+    PyObject *loader = new_instance(type);
+    if (loader != NULL
+        && (PyObject_GenericSetAttr(loader, state->strings.name, name) != 0
+            || PyObject_GenericSetAttr(loader, state->strings.path, path) != 0)) {
+        Py_CLEAR(loader);
+    }
+    return loader;
+}
+
+/* Text put together piece by piece; `at` becomes NULL when it doesn't fit. */
+struct builder {
+    char *at, *end;
+};
+
+static void
+add_text(struct builder *builder, const char *text, size_t bytes)
+{
+    if (builder->at != NULL && bytes < (size_t)(builder->end - builder->at)) {
+        memcpy(builder->at, text, bytes);
+        builder->at += bytes;
+        *builder->at = '\0';
+    }
+    else {
+        builder->at = NULL;
+    }
+}
+
+/* What importlib.util.cache_from_source says of folder/stem.py, as a str; None where a prefix is set, and importlib is to
+   find out when it is asked. New reference. */
+static PyObject *
+cached_path(loader_state *state, const char *folder, size_t folder_bytes, const char *stem, size_t stem_bytes)
+{
+    PyObject *prefix = system_object(state, state->strings.pycache_prefix);
+    PyObject *implementation = system_object(state, state->strings.implementation);
     PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttr(implementation, state->strings.cache_tag);
     Py_XDECREF(tag);
     if (prefix != Py_None || tag != state->cache_tag) {
         PyErr_Clear();
-        return RET_OK;
+        Py_RETURN_NONE;
     }
+    static const char between[] = "/__pycache__/";
     char text[PYCDS_PATH_BYTES + 512];
-    int bytes = snprintf(
-        text, sizeof(text), "%.*s/__pycache__/%s%s", (int)folder_bytes, folder, stem, state->session->cached_suffix);
-    if (bytes < 0 || (size_t)bytes >= sizeof(text)) {
-        return RET_OK;
+    struct builder builder = {text, text + sizeof(text)};
+    add_text(&builder, folder, folder_bytes);
+    add_text(&builder, between, sizeof(between) - 1);
+    add_text(&builder, stem, stem_bytes);
+    add_text(&builder, state->session->cached_suffix, strlen(state->session->cached_suffix));
+    if (builder.at == NULL) {
+        Py_RETURN_NONE;
     }
-    PyObject *cached = PyUnicode_DecodeUTF8(text, bytes, "strict");
-    int result = cached == NULL ? RET_ERROR : PyObject_SetAttr(spec, state->strings.cached, cached);
-    Py_XDECREF(cached);
-    return result;
+    return PyUnicode_DecodeUTF8(text, builder.at - text, "strict");
 }
 
 /* Is the code of the source `path` in the image (however old)? */
@@ -121,52 +194,31 @@ source_spec(
     loader_state *state, const struct search *search, const char *folder, size_t folder_bytes, const char *stem,
     size_t stem_bytes, bool is_package, const struct module_record *module)
 {
-    char path[PYCDS_PATH_BYTES + 512];
-    int bytes = snprintf(path, sizeof(path), "%.*s/%.*s.py", (int)folder_bytes, folder, (int)stem_bytes, stem);
-    if (bytes < 0 || (size_t)bytes >= PYCDS_PATH_BYTES) {
+    char path[PYCDS_PATH_BYTES];
+    struct builder builder = {path, path + sizeof(path)};
+    add_text(&builder, folder, folder_bytes);
+    add_text(&builder, "/", 1);
+    add_text(&builder, stem, stem_bytes);
+    add_text(&builder, ".py", 3);
+    if (builder.at == NULL) {
         PyErr_SetString(PyExc_OSError, "path too long");
         return NULL;
     }
-    PyObject *origin = PyUnicode_DecodeUTF8(path, bytes, "strict");
-    if (origin == NULL) {
-        return NULL;
-    }
     bool archived = module != NULL && !(module->flags & MODULE_LEFT_OUT);
-    PyObject *arguments[] = {search->full_name, origin};
+    PyObject *origin = PyUnicode_DecodeUTF8(path, builder.at - path, "strict");
     PyObject *type = archived ? loader_type(state) : state->source_file_loader;
-    PyObject *loader = type == NULL ? NULL : PyObject_Vectorcall(type, arguments, 2, NULL);
-    PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin);
+    PyObject *loader = origin == NULL || type == NULL ? NULL : make_loader(state, type, search->full_name, origin);
+    PyObject *cached = loader == NULL ? NULL : cached_path(state, folder, folder_bytes, stem, stem_bytes);
+    PyObject *locations = cached == NULL ? NULL
+                          : is_package   ? Py_BuildValue("[s#]", folder, (Py_ssize_t)folder_bytes)
+                                         : Py_NewRef(Py_None);
+    PyObject *spec =
+        locations == NULL ? NULL : make_spec(state, search->full_name, loader, origin, locations, cached);
+    Py_XDECREF(origin);
     Py_XDECREF(loader);
-    Py_DECREF(origin);
-    if (spec == NULL) {
-        return NULL;
-    }
-    char stem_text[512];
-    if (stem_bytes < sizeof(stem_text)) {
-        memcpy(stem_text, stem, stem_bytes);
-        stem_text[stem_bytes] = '\0';
-        if (set_cached(state, spec, folder, folder_bytes, stem_text) != RET_OK) {
-            Py_DECREF(spec);
-            return NULL;
-        }
-    }
-    if (is_package) {
-        PyObject *location = PyUnicode_DecodeUTF8(folder, (Py_ssize_t)folder_bytes, "strict");
-        PyObject *locations = location == NULL ? NULL : PyList_New(1);
-        if (locations == NULL) {
-            Py_XDECREF(location);
-            Py_DECREF(spec);
-            return NULL;
-        }
-        PyList_SET_ITEM(locations, 0, location);
-        int result = PyObject_SetAttr(spec, state->strings.locations, locations);
-        Py_DECREF(locations);
-        if (result != 0) {
-            Py_DECREF(spec);
-            return NULL;
-        }
-    }
-    if (!archived) {
+    Py_XDECREF(cached);
+    Py_XDECREF(locations);
+    if (spec != NULL && !archived) {
         note_miss(state, path);
     }
     return spec;
@@ -181,7 +233,8 @@ extension_spec(loader_state *state, const struct search *search, const struct pa
     }
     PyObject *arguments[] = {search->full_name, origin};
     PyObject *loader = PyObject_Vectorcall(state->extension_file_loader, arguments, 2, NULL);
-    PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin);
+    PyObject *spec =
+        loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin, Py_None, Py_None);
     Py_XDECREF(loader);
     Py_DECREF(origin);
     return spec;
@@ -377,7 +430,7 @@ entry_of(loader_state *state, PyObject *finder)
 static bool
 hooks_are_standard(loader_state *state)
 {
-    PyObject *hooks = PySys_GetObject("path_hooks");
+    PyObject *hooks = system_object(state, state->strings.path_hooks);
     return hooks != NULL && PyList_CheckExact(hooks) && PyList_GET_SIZE(hooks) >= 2 && state->zipimporter != NULL
            && state->standard_hook != NULL && PyList_GET_ITEM(hooks, 0) == state->zipimporter
            && PyList_GET_ITEM(hooks, 1) == state->standard_hook;
@@ -617,7 +670,7 @@ bring_finders_up_to_date(loader_state *state)
 static bool
 stands_before_path_finder(loader_state *state, PyObject *self)
 {
-    PyObject *finders = PySys_GetObject("meta_path");
+    PyObject *finders = system_object(state, state->strings.meta_path);
     if (finders == NULL || !PyList_Check(finders)) {
         return false;
     }
@@ -644,8 +697,8 @@ is_customization(const char *name)
 static bool
 site_would_not_notice(loader_state *state)
 {
-    PyObject *finders = PySys_GetObject("meta_path");
-    PyObject *modules = PySys_GetObject("modules");
+    PyObject *finders = system_object(state, state->strings.meta_path);
+    PyObject *modules = system_object(state, state->strings.modules);
     if (finders == NULL || !PyList_Check(finders) || PyList_GET_SIZE(finders) == 0 || modules == NULL
         || PyList_GET_ITEM(finders, PyList_GET_SIZE(finders) - 1) != state->path_finder) {
         return false;
@@ -705,8 +758,9 @@ is_listed_nowhere(loader_state *state, const struct search *search, PyObject *ca
             return false;
         }
         const struct path_entry *entry = &state->entries[PyLong_AsSize_t(index)];
-        if (entry->listing == NULL || !entry->proved || !finder_is_unchanged(state, entry)
-            || listing_find(entry->listing, search->tail, search->tail_bytes, search->hash) != NULL) {
+        if (entry->listing == NULL || !entry->proved
+            || listing_find(entry->listing, search->tail, search->tail_bytes, search->hash) != NULL
+            || !finder_is_unchanged(state, entry)) {
             return false;
         }
     }
@@ -795,14 +849,23 @@ static PyObject *
 find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_path, PyObject *target)
 {
     struct search search = {.full_name = full_name, .target = target};
-    PyObject *cache = PySys_GetObject("path_importer_cache");
-    Py_ssize_t bytes;
-    if (state->session == NULL || !PyUnicode_CheckExact(search.full_name) || cache == NULL
-        || !PyDict_CheckExact(cache) || !stands_before_path_finder(state, self)) {
+    if (state->session == NULL || !PyUnicode_CheckExact(search.full_name)) {
         Py_RETURN_NONE;
     }
+    if (import_is_observed(state)) {
+        patterns_step_aside(state);
+        if (state->finders_are_behind) {
+            bring_finders_up_to_date(state);
+        }
+        Py_RETURN_NONE;
+    }
+    if (!prepare_search(state) || !importlib_is_untouched(state) || !stands_before_path_finder(state, self)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *cache = system_object(state, state->strings.path_importer_cache);
+    Py_ssize_t bytes;
     const char *name = PyUnicode_AsUTF8AndSize(search.full_name, &bytes);
-    if (name == NULL) {
+    if (name == NULL || cache == NULL || !PyDict_CheckExact(cache)) {
         PyErr_Clear(); /* lone surrogates */
         Py_RETURN_NONE;
     }
@@ -813,18 +876,8 @@ find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_p
         Py_RETURN_NONE;
     }
     search.hash = (uint32_t)pycds_checksum(search.tail, search.tail_bytes);
-    if (import_is_observed(state)) {
-        patterns_step_aside(state);
-        if (state->finders_are_behind) {
-            bring_finders_up_to_date(state);
-        }
-        Py_RETURN_NONE;
-    }
-    if (!prepare_search(state) || !importlib_is_untouched(state)) {
-        Py_RETURN_NONE;
-    }
     patterns_install(state);
-    PyObject *path = given_path == Py_None ? PySys_GetObject("path") : given_path;
+    PyObject *path = given_path == Py_None ? system_object(state, state->strings.path) : given_path;
     if (path == NULL
         || (!PyList_CheckExact(path) && !PyTuple_CheckExact(path)
             && (PyObject *)Py_TYPE(path) != state->namespace_path)) {

@@ -275,6 +275,14 @@ intern_strings(loader_state *state)
         {&state->strings.path_cache, "_path_cache"},
         {&state->strings.path_mtime, "_path_mtime"},
         {&state->strings.re, "re"},
+        {&state->strings.loader_state, "loader_state"},
+        {&state->strings.uninitialized_submodules, "_uninitialized_submodules"},
+        {&state->strings.pycache_prefix, "pycache_prefix"},
+        {&state->strings.implementation, "implementation"},
+        {&state->strings.meta_path, "meta_path"},
+        {&state->strings.modules, "modules"},
+        {&state->strings.path_hooks, "path_hooks"},
+        {&state->strings.path_importer_cache, "path_importer_cache"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -345,6 +353,23 @@ declined:
     return RET_OK;
 }
 
+/* Takes note of the dictionary that PySys_GetObject looks into: the one of sys, unless a program put another there. */
+static int
+take_system(loader_state *state)
+{
+    PyObject *module = loaded_module("sys");
+    if (module != NULL && PyModule_Check(module)
+        && PyDict_GetItemString(PyModule_GetDict(module), "meta_path") == PySys_GetObject("meta_path")
+        && PyDict_GetItemString(PyModule_GetDict(module), "modules") == PySys_GetObject("modules")) {
+        state->system = Py_NewRef(PyModule_GetDict(module));
+    }
+    Py_XDECREF(module);
+    if (state->system == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_RuntimeError, "sys is not the interpreter's own");
+    }
+    return state->system == NULL ? RET_ERROR : RET_OK;
+}
+
 bool
 prepare_search(loader_state *state)
 {
@@ -354,6 +379,7 @@ prepare_search(loader_state *state)
         state->entry_index = PyDict_New();
         PyObject *implementation = PySys_GetObject("implementation");
         if (state->entry_index != NULL && implementation != NULL && intern_strings(state) == RET_OK
+            && take_system(state) == RET_OK
             && (state->cache_tag = PyObject_GetAttr(implementation, state->strings.cache_tag)) != NULL
             && guard_importlib(state, &reason) == RET_OK) {
             state->preparation = PREPARATION_DONE;
@@ -761,6 +787,15 @@ static PyMethodDef methods[] = {
     DO((state)->strings.path_cache);                                                                                   \
     DO((state)->strings.path_mtime);                                                                                   \
     DO((state)->strings.re);                                                                                           \
+    DO((state)->strings.loader_state);                                                                                 \
+    DO((state)->strings.uninitialized_submodules);                                                                     \
+    DO((state)->strings.pycache_prefix);                                                                               \
+    DO((state)->strings.implementation);                                                                               \
+    DO((state)->strings.meta_path);                                                                                    \
+    DO((state)->strings.modules);                                                                                      \
+    DO((state)->strings.path_hooks);                                                                                   \
+    DO((state)->strings.path_importer_cache);                                                                          \
+    DO((state)->system);                                                                                               \
     for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
         DO((state)->globals[i_].name);                                                                                 \
         DO((state)->globals[i_].original);                                                                             \

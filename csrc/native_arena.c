@@ -8,7 +8,7 @@
 #define MAP_POPULATE 0
 #endif
 
-#define FIRST_CHUNK ((size_t)64 * 1024)
+#define FIRST_CHUNK ((size_t)16 * 1024)
 #define LAST_CHUNK ((size_t)256 * 1024)
 #define PAGE ((size_t)4096)
 

@@ -276,6 +276,12 @@ type_is_unchanged(const struct guarded_type *guarded)
     return guarded->checked_tag != 0 && guarded->type->tp_version_tag == guarded->checked_tag;
 }
 
+bool
+shortcuts_know_specs(const loader_state *state)
+{
+    return state->shortcuts.installed && type_is_unchanged(&state->shortcuts.spec_type);
+}
+
 /* An attribute that a ModuleSpec has of its own; NULL without an exception if it hasn't. */
 static PyObject *
 spec_value(PyObject *spec, PyObject *name)
@@ -387,7 +393,7 @@ static PyMethodDef init_definition = {
 static PyObject *
 own_finder(loader_state *state)
 {
-    PyObject *finders = PySys_GetObject("meta_path");
+    PyObject *finders = system_object(state, state->strings.meta_path);
     if (finders == NULL || !PyList_CheckExact(finders)) {
         return NULL;
     }
@@ -443,7 +449,7 @@ spec_of_loaded(PyObject *module, PyObject *found, PyObject *dunder_spec)
 static PyObject *
 find_archived(loader_state *state, PyObject *const *arguments)
 {
-    PyObject *name = arguments[0], *finder = own_finder(state), *modules = PySys_GetObject("modules");
+    PyObject *name = arguments[0], *finder = own_finder(state), *modules = system_object(state, state->strings.modules);
     if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules) || !PyUnicode_CheckExact(name)
         || PyDict_GetItemWithError(modules, name) != NULL || PyErr_Occurred() || is_internal(state, name) != 0) {
         PyErr_Clear(); /* what is asked instead meets the same, and says so */

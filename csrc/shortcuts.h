@@ -20,6 +20,9 @@
    for. Leaves no exception. */
 void shortcuts_install(loader_state *state);
 
+/* Is ModuleSpec what it was, so that one can be made attribute by attribute? */
+bool shortcuts_know_specs(const loader_state *state);
+
 /* Puts back what was replaced, and forgets it. */
 void shortcuts_clear(loader_state *state);
 int shortcuts_traverse(loader_state *state, visitproc visit, void *arg);

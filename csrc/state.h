@@ -54,7 +54,8 @@ struct guarded_global {
 /* The strings that we look things up with. */
 struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
-        *get_code, *cache_tag, *path_cache, *path_mtime, *re;
+        *get_code, *cache_tag, *path_cache, *path_mtime, *re, *loader_state, *uninitialized_submodules, *pycache_prefix,
+        *implementation, *meta_path, *modules, *path_hooks, *path_importer_cache;
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
@@ -155,6 +156,7 @@ typedef struct {
         *zipimporter, *plain_path_importer_cache, *plain_get_spec, *file_finder_find_spec;
     PyObject *external_globals; /* owned: the dictionary of importlib._bootstrap_external */
     PyObject *cache_tag; /* owned: sys.implementation.cache_tag */
+    PyObject *system; /* owned: the dictionary of sys; NULL until prepare_search() */
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
     PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
     PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
@@ -214,6 +216,18 @@ enter_call(void)
 /* Fills the importlib part of the state. RET_OK; RET_ERROR with an exception, or without one and with *reason set when
    importlib is not as CPython made it. */
 int guard_importlib(loader_state *state, const char **reason);
+
+/* An object of sys, as PySys_GetObject, which makes a str of the name each time. Borrowed; NULL without an exception. Needs
+   prepare_search(). */
+static inline PyObject *
+system_object(loader_state *state, PyObject *name)
+{
+    PyObject *object = PyDict_GetItemWithError(state->system, name);
+    if (object == NULL) {
+        PyErr_Clear();
+    }
+    return object;
+}
 
 /* Makes ready for searching at the first look-up that needs it: an empty run does not. False: it could not be, and the
    session says why. Leaves no exception. */
