@@ -11,14 +11,19 @@
 /* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
    finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or None
    (_get_module_lock, 3.11 to 3.13). While nobody else wants the lock, ours stands there itself. Called, it makes the
-   real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes. */
+   real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes.
+
+   A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
+   thread, and lock classes of its own: from then on locks are made the ordinary way. It also looks for all _ModuleLocks
+   that are held at that moment (gc.get_objects, isinstance) and makes the greenlet their owner. Ours that are held say that
+   they are such locks, and take the new owner. */
 typedef struct {
     PyObject_HEAD
     PyObject *name; /* owned */
     PyObject *lock; /* owned: the real lock, once there is one */
     PyObject *joined; /* owned: the manager of the same thread whose hold this one counts up; or NULL */
     PyObject *plain; /* owned: the ordinary manager, where ours would have to wait; or NULL */
-    unsigned long owner; /* thread */
+    unsigned long owner; /* thread; settable, as a _ModuleLock's */
     Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
 } lock_manager;
 
@@ -57,6 +62,21 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     return (PyObject *)self;
 }
 
+/* Does importlib have threads and locks as the interpreter makes them? */
+static bool
+threads_are_plain(loader_state *state)
+{
+    const struct shortcuts *all = &state->shortcuts;
+    PyObject *now = PyDict_GetItemWithError(all->globals, all->strings.thread);
+    bool plain = now == all->thread;
+    PyObject *contents = plain ? PyModule_GetDict(now) : NULL;
+    for (int i = 0; plain && i < SHORTCUT_THREAD_FUNCTIONS; i++) {
+        plain = PyDict_GetItemWithError(contents, all->strings.of_thread[i]) == all->of_thread[i];
+    }
+    PyErr_Clear();
+    return plain;
+}
+
 /* The ordinary manager, entered. */
 static PyObject *
 enter_plain(loader_state *state, lock_manager *self)
@@ -85,7 +105,7 @@ manager_enter(PyObject *object, PyObject *unused)
         PyErr_SetString(PyExc_RuntimeError, "_ModuleLockManager entered twice, or after the end of pycds_auto");
         return NULL;
     }
-    if (!PyUnicode_CheckExact(self->name)) {
+    if (!PyUnicode_CheckExact(self->name) || !threads_are_plain(state)) {
         return enter_plain(state, self);
     }
     unsigned long me = PyThread_get_thread_ident();
@@ -215,6 +235,37 @@ manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
     return Py_NewRef(lock);
 }
 
+/* What isinstance asks: a lock that is held passes for the one that it stands for. */
+static PyObject *
+manager_class(PyObject *object, void *unused)
+{
+    (void)unused;
+    loader_state *state = state_of(object);
+    bool is_lock = ((lock_manager *)object)->count > 0 && state != NULL && state->shortcuts.lock_type != NULL;
+    return Py_NewRef(is_lock ? state->shortcuts.lock_type : (PyObject *)Py_TYPE(object));
+}
+
+static PyObject *
+manager_owner(PyObject *object, void *unused)
+{
+    (void)unused;
+    lock_manager *self = (lock_manager *)object;
+    return self->count > 0 ? PyLong_FromUnsignedLong(self->owner) : Py_NewRef(Py_None);
+}
+
+static int
+manager_set_owner(PyObject *object, PyObject *value, void *unused)
+{
+    (void)unused;
+    unsigned long owner = value == NULL ? 0 : PyLong_AsUnsignedLong(value);
+    if (value == NULL || (owner == (unsigned long)-1 && PyErr_Occurred())) {
+        PyErr_SetString(PyExc_TypeError, "owner must be a thread's number");
+        return -1;
+    }
+    ((lock_manager *)object)->owner = owner;
+    return 0;
+}
+
 static int
 manager_traverse(PyObject *object, visitproc visit, void *arg)
 {
@@ -254,10 +305,16 @@ static PyMethodDef manager_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef manager_attributes[] = {
+    {"__class__", manager_class, NULL, NULL, NULL},
+    {"owner", manager_owner, manager_set_owner, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot manager_slots[] = {
-    {Py_tp_new, manager_new},           {Py_tp_methods, manager_methods}, {Py_tp_call, manager_call},
-    {Py_tp_traverse, manager_traverse}, {Py_tp_clear, manager_clear},     {Py_tp_dealloc, manager_dealloc},
-    {0, NULL},
+    {Py_tp_new, manager_new},           {Py_tp_methods, manager_methods},     {Py_tp_call, manager_call},
+    {Py_tp_traverse, manager_traverse}, {Py_tp_clear, manager_clear},         {Py_tp_dealloc, manager_dealloc},
+    {Py_tp_getset, manager_attributes}, {0, NULL},
 };
 
 static PyType_Spec manager_spec = {
@@ -550,6 +607,30 @@ intern(PyObject **to, const char *text)
     return *to != NULL;
 }
 
+/* Takes the functions of _thread that _ModuleLock uses, if they are the interpreter's. */
+static bool
+take_threads(struct shortcuts *all, PyObject *globals)
+{
+    static const char *const names[SHORTCUT_THREAD_FUNCTIONS] = {"get_ident", "allocate_lock", "RLock"};
+    all->thread = Py_XNewRef(PyDict_GetItemString(globals, "_thread"));
+    all->lock_type = Py_XNewRef(PyDict_GetItemString(globals, "_ModuleLock"));
+    if (all->thread == NULL || !PyModule_CheckExact(all->thread) || all->lock_type == NULL
+        || !intern(&all->strings.thread, "_thread")) {
+        return false;
+    }
+    for (int i = 0; i < SHORTCUT_THREAD_FUNCTIONS; i++) {
+        PyObject *found = PyDict_GetItemString(PyModule_GetDict(all->thread), names[i]);
+        all->of_thread[i] = Py_XNewRef(found);
+        bool expected = found != NULL && intern(&all->strings.of_thread[i], names[i])
+                        && (PyCFunction_CheckExact(found) ? PyCFunction_GET_SELF(found) == all->thread
+                                                          : PyType_Check(found) && ((PyTypeObject *)found)->tp_dictoffset == 0);
+        if (!expected) {
+            return false;
+        }
+    }
+    return PyCFunction_CheckExact(all->of_thread[0]);
+}
+
 /* Is what ours stand in for as CPython 3.11 to 3.13 have it? Fills the state. */
 static bool
 take_all(loader_state *state, PyObject *globals)
@@ -564,6 +645,9 @@ take_all(loader_state *state, PyObject *globals)
         || !intern(&names->dunder_package, "__package__") || !intern(&names->dunder_spec, "__spec__")
         || !intern(&names->dunder_path, "__path__") || !intern(&names->dunder_file, "__file__")
         || !intern(&names->dunder_cached, "__cached__")) {
+        return false;
+    }
+    if (!take_threads(all, globals)) {
         return false;
     }
     all->plain_manager = Py_NewRef(manager);
@@ -685,6 +769,11 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.plain_find_spec);                                                                            \
     DO((state)->shortcuts.get_module_lock);                                                                            \
     DO((state)->shortcuts.module_locks);                                                                               \
+    DO((state)->shortcuts.lock_type);                                                                                  \
+    DO((state)->shortcuts.thread);                                                                                     \
+    DO((state)->shortcuts.of_thread[0]);                                                                               \
+    DO((state)->shortcuts.of_thread[1]);                                                                               \
+    DO((state)->shortcuts.of_thread[2]);                                                                               \
     DO((state)->shortcuts.is_builtin);                                                                                 \
     DO((state)->shortcuts.find_frozen);                                                                                \
     DO((state)->shortcuts.acquire_lock);                                                                               \
@@ -692,6 +781,10 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.spec_type.type);                                                                             \
     DO((state)->shortcuts.finder_types[0].type);                                                                       \
     DO((state)->shortcuts.finder_types[1].type);                                                                       \
+    DO((state)->shortcuts.strings.thread);                                                                             \
+    DO((state)->shortcuts.strings.of_thread[0]);                                                                       \
+    DO((state)->shortcuts.strings.of_thread[1]);                                                                       \
+    DO((state)->shortcuts.strings.of_thread[2]);                                                                       \
     DO((state)->shortcuts.strings.dunder_name);                                                                        \
     DO((state)->shortcuts.strings.dunder_loader);                                                                      \
     DO((state)->shortcuts.strings.dunder_package);                                                                     \

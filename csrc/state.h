@@ -59,7 +59,10 @@ struct interned {
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
+#define SHORTCUT_THREAD_FUNCTIONS 3
+
 struct shortcut_strings {
+    PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS];
     PyObject *dunder_name, *dunder_loader, *dunder_package, *dunder_spec, *dunder_path, *dunder_file, *dunder_cached;
 };
 
@@ -70,7 +73,8 @@ struct shortcuts {
     bool aside; /* installed, but what was replaced is back for the time being */
     PyObject *globals; /* dictionary of importlib._bootstrap */
     PyObject *plain_manager, *plain_init_module_attrs, *plain_find_spec; /* what was replaced */
-    PyObject *get_module_lock, *module_locks; /* importlib._bootstrap's */
+    PyObject *get_module_lock, *module_locks, *lock_type; /* importlib._bootstrap's */
+    PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
     struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
     struct shortcut_strings strings;

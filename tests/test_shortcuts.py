@@ -42,6 +42,8 @@ while frame:
         f"lib/threads/m{i}.py": f"from . import m{(i * 5 + 3) % CIRCLE}\nimport threads.m{(i * 7 + 1) % CIRCLE}\nvalue = {i}\n"
         for i in range(CIRCLE)
     },
+    "lib/green/__init__.py": "import sys\nsys.patch()\nfrom . import circle\nimport pack.one\ndone = True\n",
+    "lib/green/circle.py": "import green\nseen = hasattr(green, 'done')\n",
     "lib/collector/__init__.py": "",
     "lib/collector/asks.py": "import gc\nthreshold, enabled = gc.get_threshold(), gc.isenabled()\n",
     "lib/collector/sets.py": "import gc\ngc.set_threshold(500, 5, 5)\n",
@@ -195,6 +197,26 @@ PROGRAMS = {
             __import__(f"threads.m{i}")
         failures.clear()  # their frames hold locks
         print([sys.modules[f"threads.m{i}"].value for i in range(CIRCLE)], locks())
+    """,
+    "a program's own threads, as gevent makes them": """
+        import _thread, gc, importlib._bootstrap as bootstrap
+        get_ident, RLock, allocate_lock = _thread.get_ident, _thread.RLock, _thread.allocate_lock
+        made = []
+        def patch():
+            _thread.get_ident = lambda: get_ident() ^ 1 << 40
+            _thread.RLock = lambda: made.append("RLock") or RLock()
+            _thread.allocate_lock = lambda: made.append("lock") or allocate_lock()
+            held = [lock for lock in gc.get_objects() if isinstance(lock, bootstrap._ModuleLock) and lock.owner is not None]
+            print(len(held), {lock.owner == get_ident() for lock in held})
+            for lock in held:
+                lock.owner = _thread.get_ident()
+        sys.patch = patch
+        import green, own_file
+        print(green.done, green.circle.seen, made.count("RLock") > 3, made.count("lock") > 3, locks())
+        _thread.get_ident, _thread.RLock, _thread.allocate_lock = get_ident, RLock, allocate_lock
+        del made[:]
+        import renames
+        print(made, locks())
     """,
     "a fork while another thread imports": """
         import threading

@@ -71,6 +71,14 @@ FILES = {
         "def job(n):\n    import xmlrpc.client, wave\n    time.sleep(0.01)\n    return n, wave.__name__\n"
         "print([g.get() for g in gevent.joinall([gevent.spawn(job, n) for n in range(5)])], helper.work(3))\n"
     ),
+    "patched.py": (
+        "import gevent.monkey\ngevent.monkey.patch_all()\nimport patched_part, gevent, helper\nprint(patched_part.told)\n"
+        "def job(n):\n    import csv, xmlrpc.client, package.inner\n    return n, csv.__name__, package.inner.told()\n"
+        "print([g.get() for g in [gevent.spawn(job, n) for n in range(5)]], helper.work(3))\n"
+    ),
+    # patches while a module is being imported, which is then imported again from inside
+    "patched_part.py": "import gevent.monkey\ngevent.monkey.patch_all()\nimport patched_circle\ntold = patched_circle.seen\n",
+    "patched_circle.py": "import patched_part, http.cookiejar\nseen = hasattr(patched_part, 'told'), __name__\n",
 }
 
 Report = str | dict | list
@@ -290,7 +298,10 @@ def multiprocessing(bench: Bench) -> Report:
 
 
 def gevent(bench: Bench) -> Report:
-    return bench.run("python", "-m", "gevent.monkey", "green.py")
+    return [
+        bench.run("python", "-m", "gevent.monkey", "green.py"), bench.run("python", "patched.py"),
+        bench.run("python", "-c", "import patched_part; print(patched_part.told)"),
+    ]  # fmt: skip
 
 
 def pyinstaller(bench: Bench) -> Report:
