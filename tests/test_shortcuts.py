@@ -260,7 +260,7 @@ HEAD = """
 import os, sys
 CIRCLE = %d
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
-import first
+import first, bisect, colorsys, sched  # hits enough to put the shortcuts in place
 import importlib._bootstrap
 def locks():
     import gc; gc.collect()
