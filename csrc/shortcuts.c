@@ -554,17 +554,62 @@ find_spec(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject
 static PyMethodDef find_definition = {
     "_find_spec", (PyCFunction)(void (*)(void))find_spec, METH_FASTCALL | METH_KEYWORDS, find_doc};
 
+/* ---- from package import names ---- */
+
+/* Is every name of a fromlist in the dictionary of a module, so that hasattr() finds it without asking anything of the
+   program's? */
+static bool
+has_all_names(PyObject *module, PyObject *names)
+{
+    if (!PyModule_CheckExact(module) || !PyTuple_CheckExact(names)) {
+        return false;
+    }
+    PyObject *dictionary = PyModule_GetDict(module);
+    bool all = true;
+    for (Py_ssize_t i = 0; all && i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        all = PyUnicode_CheckExact(name) && PyUnicode_CompareWithASCIIString(name, "*") != 0
+              && PyDict_GetItemWithError(dictionary, name) != NULL;
+    }
+    PyErr_Clear();
+    return all;
+}
+
+PyDoc_STRVAR(fromlist_doc, "_handle_fromlist(module, fromlist, import_, *, recursive=False)");
+
+/* importlib._bootstrap._handle_fromlist imports the submodules that are not there yet; mostly all is there. */
+static PyObject *
+handle_fromlist(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    loader_state *state = PyModule_GetState(self);
+    if (count == 3 && keywords == NULL && state->shortcuts.installed && has_all_names(arguments[0], arguments[1])
+        && !import_is_observed(state)) {
+        return Py_NewRef(arguments[0]);
+    }
+    leave_call();
+    PyObject *result = call_plain(state->shortcuts.plain_handle_fromlist, arguments, count, keywords);
+    if (!enter_call()) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyMethodDef fromlist_definition = {
+    "_handle_fromlist", (PyCFunction)(void (*)(void))handle_fromlist, METH_FASTCALL | METH_KEYWORDS, fromlist_doc};
+
 /* ---- putting them in place ---- */
 
-enum shortcut { SHORTCUT_MANAGER, SHORTCUT_INIT, SHORTCUT_FIND, SHORTCUTS };
+enum shortcut { SHORTCUT_MANAGER, SHORTCUT_INIT, SHORTCUT_FIND, SHORTCUT_FROMLIST, SHORTCUTS };
 
-static const char *const replaced_names[SHORTCUTS] = {"_ModuleLockManager", "_init_module_attrs", "_find_spec"};
+static const char *const replaced_names[SHORTCUTS] = {
+    "_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist"};
 
 static PyObject **
 plain_slot(loader_state *state, enum shortcut which)
 {
     PyObject **slots[SHORTCUTS] = {
-        &state->shortcuts.plain_manager, &state->shortcuts.plain_init_module_attrs, &state->shortcuts.plain_find_spec};
+        &state->shortcuts.plain_manager, &state->shortcuts.plain_init_module_attrs, &state->shortcuts.plain_find_spec,
+        &state->shortcuts.plain_handle_fromlist};
     return slots[which];
 }
 
@@ -657,6 +702,7 @@ take_all(loader_state *state, PyObject *globals)
     Py_XDECREF(enter);
     return expected && take_function(&all->plain_init_module_attrs, globals, replaced_names[SHORTCUT_INIT])
            && take_function(&all->plain_find_spec, globals, replaced_names[SHORTCUT_FIND])
+           && take_function(&all->plain_handle_fromlist, globals, replaced_names[SHORTCUT_FROMLIST])
            && take_function(&all->get_module_lock, globals, "_get_module_lock")
            && take_type(&all->spec_type, globals, "ModuleSpec")
            && (PyObject *)all->spec_type.type == state->module_spec
@@ -688,8 +734,11 @@ replace(loader_state *state, PyObject *globals)
 {
     PyObject *shortcuts[SHORTCUTS] = {
         PyType_FromModuleAndSpec(state->module, &manager_spec, NULL), PyCFunction_New(&init_definition, state->module),
-        PyCFunction_New(&find_definition, state->module)};
-    bool complete = shortcuts[0] != NULL && shortcuts[1] != NULL && shortcuts[2] != NULL;
+        PyCFunction_New(&find_definition, state->module), PyCFunction_New(&fromlist_definition, state->module)};
+    bool complete = true;
+    for (int i = 0; i < SHORTCUTS; i++) {
+        complete = complete && shortcuts[i] != NULL;
+    }
     for (int i = 0; i < SHORTCUTS; i++) {
         complete = complete && PyDict_SetItemString(globals, replaced_names[i], shortcuts[i]) == 0;
         Py_XDECREF(shortcuts[i]);
@@ -767,6 +816,7 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.plain_manager);                                                                              \
     DO((state)->shortcuts.plain_init_module_attrs);                                                                    \
     DO((state)->shortcuts.plain_find_spec);                                                                            \
+    DO((state)->shortcuts.plain_handle_fromlist);                                                                      \
     DO((state)->shortcuts.get_module_lock);                                                                            \
     DO((state)->shortcuts.module_locks);                                                                               \
     DO((state)->shortcuts.lock_type);                                                                                  \

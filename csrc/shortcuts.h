@@ -1,4 +1,4 @@
-/* importlib's own cost, the part that can be saved without a trace: three private helpers of importlib._bootstrap are
+/* importlib's own cost, the part that can be saved without a trace: four private helpers of importlib._bootstrap are
    replaced, from the first hit on, by functions of the same name that do the same in C.
 
    What costs is not the five Python functions that are on the stack while a module's body runs (_find_and_load,
@@ -8,15 +8,16 @@
    - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever waits
      for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it;
    - _init_module_attrs: 2 to 6, mostly for exceptions about attributes that a new module can't have yet;
-   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no.
+   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no;
+   - _handle_fromlist: 1, for each statement "from package import name", mostly to see that the name is there.
    Each handles the ordinary case, of a module that ours is the loader of, and calls what it replaced for anything else.
-   While something looks on (import_is_observed) all three are back in their places. */
+   While something looks on (import_is_observed) all of them are back in their places. */
 #ifndef PYCDS_SHORTCUTS_H
 #define PYCDS_SHORTCUTS_H
 
 #include "state.h"
 
-/* Puts the three in place, once, unless a program or another release of CPython has others than those that ours stand in
+/* Puts them in place, once, unless a program or another release of CPython has others than those that ours stand in
    for. Leaves no exception. */
 void shortcuts_install(loader_state *state);
 

@@ -309,7 +309,7 @@ STATE = """
 import importlib._bootstrap as b, gc, json, pycds_auto
 before = gc.get_stats()[0]["collections"]
 import pack.one, json, decimal, difflib, argparse, typing, dataclasses, inspect
-kinds = [type(getattr(b, name)).__name__ for name in ("_ModuleLockManager", "_init_module_attrs", "_find_spec")]
+kinds = [type(getattr(b, name)).__name__ for name in ("_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist")]
 made = [[] for _ in range(2000)]  # seen by the collector
 print(json.dumps([kinds, b._ModuleLockManager.__module__, gc.get_count()[0] < 0, pycds_auto.stats()["hits"]]))
 """
