@@ -102,12 +102,18 @@ has_full_instances(const PyTypeObject *type)
     return type->tp_dictoffset != 0 && (type->tp_weaklistoffset != 0 || type->tp_itemsize != 0);
 }
 
-/* Have instances nothing but what those of `object` have? Then type_new adds to them what it adds to those. */
+/* Have instances neither, and a fixed size? Then type_new adds both, as it does for those of `object`. */
 static bool
 has_bare_instances(const PyTypeObject *type)
 {
-    return type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0 && type->tp_itemsize == 0
-           && type->tp_basicsize == PyBaseObject_Type.tp_basicsize;
+    return type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0 && type->tp_itemsize == 0;
+}
+
+/* Have they nothing at all but what those of `object` have? */
+static bool
+has_empty_instances(const PyTypeObject *type)
+{
+    return has_bare_instances(type) && type->tp_basicsize == PyBaseObject_Type.tp_basicsize;
 }
 
 /* Have they what instances of a class without bases have, at the same places? */
@@ -119,7 +125,14 @@ has_usual_instances(const struct classes *all, const PyTypeObject *type)
            && type->tp_itemsize == 0 && type->tp_basicsize == usual->tp_basicsize;
 }
 
-/* What subclasses of a static type are like; NULL: not known yet. */
+/* Types whose slots never change. Those of the heap are kept alive while they are known here. */
+static bool
+is_fixed(const PyTypeObject *type)
+{
+    return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
+}
+
+/* What subclasses of a fixed type are like; NULL: not known yet. */
 static PyHeapTypeObject *
 static_model(const struct classes *all, const PyTypeObject *base)
 {
@@ -144,13 +157,12 @@ copy_model(PyTypeObject *type)
     return copy;
 }
 
-/* Learns from a class that type.__new__ has made what subclasses of its static base look like. */
+/* Learns from a class that type.__new__ has made what subclasses of its fixed base look like. */
 static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE
-        || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
+    if (all->static_count == CLASSES_MODELS || base == NULL || !is_fixed(base) || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
         || !made_by_class_statement(all, type) || static_model(all, base) != NULL) {
         return;
     }
@@ -162,7 +174,7 @@ learn(struct classes *all, PyTypeObject *type)
     }
     PyHeapTypeObject *model = copy_model(type);
     if (model != NULL) {
-        all->static_bases[all->static_count] = base;
+        all->static_bases[all->static_count] = (PyTypeObject *)Py_NewRef(base);
         all->static_models[all->static_count++] = model;
     }
 }
@@ -300,10 +312,10 @@ bases_are_ordinary(const struct classes *all, struct request *request)
         }
     }
     request->base = count == 0 ? &PyBaseObject_Type : (PyTypeObject *)PyTuple_GET_ITEM(request->bases, 0);
-    if (!(request->base->tp_flags & Py_TPFLAGS_HEAPTYPE)) {
+    if (is_fixed(request->base)) {
         request->slots = static_model(all, request->base);
-        request->layout = request->slots == NULL ? NULL : &request->slots->ht_type;
-        return count <= 1 && request->slots != NULL && !request->no_instance_slots;
+        request->layout = request->slots == NULL || request->no_instance_slots ? NULL : &request->slots->ht_type;
+        return count <= 1 && request->slots != NULL;
     }
     if (!made_by_class_statement(all, request->base)) {
         return false;
@@ -314,15 +326,20 @@ bases_are_ordinary(const struct classes *all, struct request *request)
     if (count == 1) {
         return bare || request->no_instance_slots || has_full_instances(request->base);
     }
-    /* The first is the best one if none has anything that `object` hasn't (best_base, solid_base, extra_ivars). */
+    /* The first is the best one if none has anything that `object` hasn't (best_base, solid_base, extra_ivars). With
+       __slots__ = (), it gets what another base has (type_new_slots_bases). */
     for (Py_ssize_t i = 0; i < count; i++) {
         PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(request->bases, i);
-        if (!made_by_class_statement(all, base) || !(has_bare_instances(base) || has_usual_instances(all, base))
+        bool usual = has_usual_instances(all, base);
+        if (!made_by_class_statement(all, base) || !(usual || has_empty_instances(base))
             || !is_ordinary_other(all, request, base)) {
             return false;
         }
+        if (usual && bare) {
+            request->layout = &all->object_model->ht_type;
+        }
     }
-    return !request->no_instance_slots;
+    return true;
 }
 
 /* Is it a case for us, as far as can be told before the method resolution order is known? */
@@ -478,6 +495,13 @@ allocate(const struct classes *all, const struct request *request)
         type->tp_dictoffset = layout->tp_dictoffset;
         type->tp_weaklistoffset = layout->tp_weaklistoffset;
         type->tp_getset = layout->tp_getset;
+        if (layout == object_model) {
+            /* 3.11 has them behind the rest, at these offsets, later versions in front of all */
+            Py_ssize_t more = request->base->tp_basicsize - PyBaseObject_Type.tp_basicsize;
+            type->tp_basicsize += more;
+            type->tp_weaklistoffset += type->tp_weaklistoffset > 0 ? more : 0;
+            type->tp_dictoffset -= CLASSES_MOVING_DICTIONARY ? more : 0;
+        }
     }
     return type;
 }
@@ -701,6 +725,31 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
     return (PyObject *)type;
 }
 
+/* Named tuples have special methods all of them, and there is nothing to learn from. So where a second subclass of a static
+   type is made, one is made to be looked at, and is gone again before anybody could see it. */
+static void
+make_model(struct classes *all, PyTypeObject *type)
+{
+    PyTypeObject *base = type->tp_base;
+    if (all->static_count == CLASSES_MODELS || base->tp_flags & Py_TPFLAGS_HEAPTYPE || base == &PyBaseObject_Type
+        || Py_TYPE(base) != &PyType_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || static_model(all, base) != NULL
+        || !bases_want_nothing(all, type)) {
+        return;
+    }
+    if (all->seen_base != base) {
+        all->seen_base = base; /* compared only */
+        return;
+    }
+    PyObject *arguments = Py_BuildValue("(s(O){ss})", "x", base, "__module__", "x");
+    PyObject *model = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    if (model != NULL && PyType_Check(model)) {
+        learn(all, (PyTypeObject *)model);
+        discard(model);
+    }
+    Py_XDECREF(arguments);
+    PyErr_Clear();
+}
+
 /* In place of type.__new__'s type_new. */
 static PyObject *
 class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
@@ -718,6 +767,7 @@ class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
     PyObject *type = plain_new(metatype, arguments, keywords);
     if (type != NULL && serving != NULL && PyType_Check(type)) {
         learn(&serving->classes, (PyTypeObject *)type);
+        make_model(&serving->classes, (PyTypeObject *)type);
     }
     return type;
 }
@@ -907,6 +957,7 @@ classes_clear(loader_state *state)
     all->object_model = NULL;
     while (all->static_count > 0) {
         free(all->static_models[--all->static_count]);
+        Py_CLEAR(all->static_bases[all->static_count]);
     }
 }
 

@@ -10,8 +10,9 @@
      by storing it once more (type.__setattr__, which does that for every assignment to a class).
    - With several bases, the same goes for special methods that none of the classes has by which the order differs from the
      first base's.
-   - A base is `object`; or a class that a class statement made; or, if it is the only one, a static type (Exception, dict)
-     of which the interpreter made a subclass without special methods before: that one's slots and offsets are remembered.
+   - A base is `object`; or a class that a class statement made; or, if it is the only one, a type whose slots never change
+     (Exception, tuple) of which the interpreter has made a subclass without special methods: that one's slots and offsets are
+     remembered.
    - Everything else is made by type.__new__ as ever: instances with slots of their own, metaclasses with an mro() of their
      own, namespaces with other keys than strings, special methods that are slot wrappers.
    - `type`'s tp_new is replaced, which nobody can see from Python: type.__new__ is a wrapper that calls it. What precedes and

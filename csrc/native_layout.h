@@ -223,6 +223,7 @@ const char *native_layout_check(struct native_layout *layout);
 
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
+   CLASSES_MOVING_DICTIONARY  does an instance's dictionary lie at an offset from its end, though it has one in front?
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
 #if PY_VERSION_HEX < 0x030e0000
@@ -232,10 +233,12 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0
+#define CLASSES_MOVING_DICTIONARY 1
 #else
 #define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 1
+#define CLASSES_MOVING_DICTIONARY 0
 #endif
 
 #if PY_VERSION_HEX < 0x030d0000

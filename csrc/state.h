@@ -108,8 +108,9 @@ struct class_strings {
 struct classes {
     bool tried;
     PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
+    PyTypeObject *seen_base; /* the static base of a class that type.__new__ made */
     int static_count;
-    PyTypeObject *static_bases[CLASSES_MODELS]; /* static types, which live as long as the process */
+    PyTypeObject *static_bases[CLASSES_MODELS]; /* owned: types whose slots never change */
     PyHeapTypeObject *static_models[CLASSES_MODELS]; /* owned: copies of classes whose bases they are */
     PyObject *object_bases; /* (object,) */
     PyObject *plain_mro; /* type.mro */

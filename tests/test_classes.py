@@ -161,6 +161,22 @@ class Colour(enum.Enum):
     RED = 1
 class Flags(enum.IntFlag):
     ONE = 1
+class MixedEmpty(BareMixin, Bare): __slots__ = ()
+class MixedFull(BareMixin, Number): __slots__ = ()
+class MixedPlain(Number, BareMixin): __slots__ = ()
+class SlotsBelow(Slots): __slots__ = ()
+class TwoSlots(Slots, BareMixin): pass
+P1, P2, P3 = (collections.namedtuple(f"P{i}", "a b") for i in range(3))
+class BelowP(P3): __slots__ = ()
+class Float(float): __slots__ = ()
+class FloatAgain(float):
+    __slots__ = ()
+    def __add__(self, other): return 1
+class FloatThird(float): pass
+class FloatFourth(float): pass
+class KeyErr(KeyError): __slots__ = ()
+class KeyErrAgain(KeyError): pass
+class KeyErrThird(KeyError): pass
 later = type("Later", (Plain,), {"__len__": lambda self: 9, "x" + "y": 1})
 fresh = type("Fresh", (), {})
 keyed = type("Keyed", (), dict([("_" + "_eq__", None)]))
@@ -199,7 +215,7 @@ behaviour = [
     sorted(c.__name__ for c in Plain.__subclasses__() if c.__name__ != "A"), "x" in [c.__name__ for c in object.__subclasses__()],
 ]
 import weakref
-for kind in (Plain, Both, Mixed, BelowBare, ErrorBelow, DictThird, GenericBelow):
+for kind in (Plain, Both, Mixed, BelowBare, BelowSlots, MixedFull, ErrorBelow, DictThird, GenericBelow, FloatFourth, KeyErrThird):
     instance = kind()
     instance.attribute = 1
     behaviour.append((sys.getsizeof(instance), weakref.ref(instance)() is instance, vars(instance), sys.getsizeof(kind)))
