@@ -224,6 +224,7 @@ const char *native_layout_check(struct native_layout *layout);
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
+   CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
 #if PY_VERSION_HEX < 0x030e0000
 #define CLASSES_SUPPORTED 1
@@ -232,10 +233,12 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0
+#define CLASSES_DICTIONARY_CELL 0
 #else
 #define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 1
+#define CLASSES_DICTIONARY_CELL 1
 #endif
 
 #if PY_VERSION_HEX < 0x030d0000
