@@ -246,7 +246,8 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
             }
         }
         else if (
-            (PyUnicode_Compare(name, names->classcell) == 0 || PyUnicode_Compare(name, names->classdictcell) == 0)
+            (PyUnicode_Compare(name, names->classcell) == 0
+             || (CLASSES_DICTIONARY_CELL && PyUnicode_Compare(name, names->classdictcell) == 0))
             && !PyCell_Check(value)) {
             return false;
         }
@@ -708,7 +709,7 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         || !wrap_method(type, names->new, PyStaticMethod_New) || !wrap_method(type, names->init_subclass, PyClassMethod_New)
         || !wrap_method(type, names->class_getitem, PyClassMethod_New)
         || !fill_cell(type, names->classcell, (PyObject *)type)
-        || !fill_cell(type, names->classdictcell, type->tp_dict) || PyType_Ready(type) < 0) {
+        || (CLASSES_DICTIONARY_CELL && !fill_cell(type, names->classdictcell, type->tp_dict)) || PyType_Ready(type) < 0) {
         Py_DECREF(type);
         return NULL;
     }

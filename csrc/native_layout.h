@@ -219,12 +219,19 @@ void native_layout_postpone_collection(const struct native_layout *layout);
    (static text). Cheap: a few objects are made. Never raises. */
 const char *native_layout_check(struct native_layout *layout);
 
+/* ---- source texts (sources.h) ----
+
+   Interns the name of a file as making a code object does (Objects/codeobject.c, init_code, 3.13; before, it does not):
+   like other interned strings of programs it is freed with its last reference. */
+void native_layout_intern_file_name(PyObject **name);
+
 /* ---- classes (classes.h): 3.11, 3.12, 3.13 ----
 
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
    CLASSES_MOVING_DICTIONARY  does an instance's dictionary lie at an offset from its end, though it has one in front?
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
+   CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
 #if PY_VERSION_HEX < 0x030e0000
 #define CLASSES_SUPPORTED 1
@@ -234,11 +241,13 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0
 #define CLASSES_MOVING_DICTIONARY 1
+#define CLASSES_DICTIONARY_CELL 0
 #else
 #define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 1
 #define CLASSES_MOVING_DICTIONARY 0
+#define CLASSES_DICTIONARY_CELL 1
 #endif
 
 #if PY_VERSION_HEX < 0x030d0000

@@ -148,14 +148,18 @@ from_entry(loader_state *state, const struct module_record *record, const struct
 {
     size_t size;
     const unsigned char *payload = image_payload(&state->session->image, record, &size);
+    PyObject *file = Py_NewRef(request->file == NULL ? state->sources.file : request->file);
+    native_layout_intern_file_name(&file); /* before marshal makes an equal one */
     PyObject *code = payload == NULL ? NULL : PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
     if (code != NULL && PyCode_Check(code)) {
-        settle((PyCodeObject *)code, request->file == NULL ? state->sources.file : request->file, state->sources.names);
-        return code;
+        settle((PyCodeObject *)code, file, state->sources.names);
     }
-    PyErr_Clear(); /* damaged, or no memory: the original finds out */
-    Py_XDECREF(code);
-    return NULL;
+    else {
+        PyErr_Clear(); /* damaged, or no memory: the original finds out */
+        Py_CLEAR(code);
+    }
+    Py_DECREF(file);
+    return code;
 }
 
 /* ---- when ---- */

@@ -5,7 +5,8 @@
    Why this shape
    - The code is a pure function of text, file name, mode, flags (the caller's `from __future__` included) and
      optimisation; the image is of one interpreter. All of that is the key. Each call makes a new code object, by
-     marshal, which can be freed like any; its file name is the very object that was given.
+     marshal, which can be freed like any; its file name is the very object that was given, or from 3.13 on the interned
+     one.
    - Programs see no other function: the three function objects of `builtins` stay, and get another C function behind
      them (PyCFunctionObject.m_ml). CPython 3.11 to 3.13 reads m_ml->ml_meth at each call (Objects/methodobject.c, the
      vectorcall functions; Python/ceval.c and bytecodes.c, CALL_BUILTIN_FAST and CALL_BUILTIN_FAST_WITH_KEYWORDS). It is

@@ -494,7 +494,7 @@ def damaged_image(number: int, seed: int) -> tuple[str, bytes]:
     kinds = REPAIRED if number % 3 == 2 else DAMAGE
     kind = chance.choice(list(kinds))
     image = stock.image
-    while image == stock.image:
+    while image in (stock.image, stock.earlier):  # torn at its beginning: not damaged
         image = kinds[kind](stock.image, chance)
     return kind, seal(image) if kinds is REPAIRED else image
 

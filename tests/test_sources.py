@@ -120,6 +120,7 @@ for _ in range(2):
             attempt(function, "1", **keywords)
             attempt(function, "1", {}, **keywords)
 ''',
+    "lib/files.py": "names = ['-'.join(['made', 'up']) for _ in range(2)]\ncodes = [compile('def f(): pass', name, 'exec') for name in names]\n",
     "lib/raises.py": "def run():\n    exec('def f():\\n    return 1 / zero\\n', space)\n    space['f']()\nspace = {'zero': 0}\ncode = compile('\\n\\nraise KeyError(name)', 'made up.py', 'exec')\n",
     "lib/interrupted.py": "def attempt(text):\n    try: exec(text)\n    except KeyboardInterrupt as error: return error\nimport sys\nfor text in sys.argv[1:]: print(repr(attempt(text)))\n",
     "lib/recursive.py": "import sys\ndef down(n):\n    try:\n        return down(n + 1)\n    except RecursionError:\n        return n\ndef nested(n, text):\n    return eval(text, {'nested': nested, 'n': n, 'text': text}) if n else 'bottom'\nresult = nested(50, 'nested(n - 1, text)')\ndef deep(n):\n    try:\n        exec('deep(n + 1)', {'deep': deep, 'n': n})\n    except RecursionError as error:\n        depth.append(n)\n        if len(depth) == 1: messages.append(str(error))\ndepth, messages = [], []\ndeep(0)\n",
@@ -159,6 +160,13 @@ PROGRAMS = {
         print([f.co_filename is eval("lambda: 0").__code__.co_filename for f in lambdas], [f.co_name is eval("lambda: 0").__code__.co_name for f in lambdas])
         print([sys.getrefcount(c) for c in one[:40]])
     """, 230),
+    "file names": ("""
+        import lib.files, marshal
+        for name, code in zip(lib.files.names, lib.files.codes):
+            inner = code.co_consts[0]
+            print(code.co_filename is name, inner.co_filename is code.co_filename, code.co_filename is lib.files.names[0])
+            print(getattr(sys, "_is_interned", len)(code.co_filename), getattr(sys, "_is_interned", len)(name), marshal.dumps(code))
+    """, 2),
     "weak and freed": ("""
         import importlib.abc, importlib.util, sys, weakref, gc
         import lib
@@ -324,7 +332,7 @@ def program(text: str) -> str:
 def primed(venv, tmp_path_factory) -> User:
     """An archive with the library and the texts that its import compiled."""
     root = tmp_path_factory.mktemp("sources")
-    names = "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted"
+    names = "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted, lib.files"
     write(root / "programs", LIBRARY)
     write(root / "programs", {"all.py": f"import lib.{names}, linecache, traceback, inspect, pickle, copy, threading, importlib.util, importlib.abc\n"})
     age(root / "programs")

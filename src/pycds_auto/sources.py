@@ -48,7 +48,8 @@ def entry(key: str) -> image.Module:
 
 def _payload(key: str) -> bytes:
     """marshal of the code object; b"" if plain Python is to compile the text each time: it is wrong, or warns, or may not
-    be compiled to the same in every process."""
+    be compiled to the same in every process. The loader puts the file's name in; here it is another, since what marshal
+    reads becomes interned and, in 3.13, immortal."""
     mode, level, number, file, encoded = _KEY.fullmatch(os.fsencode(key)).groups()
     optimise = -1 if level == b"-" else int(level)
     if _MANY_DIGITS.search(encoded):
@@ -56,8 +57,8 @@ def _payload(key: str) -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            text, name = encoded.decode(), file.decode()
-            arguments = text, name, "exec" if mode == b"m" else "eval"
+            file.decode()
+            arguments = encoded.decode(), "<string>", "exec" if mode == b"m" else "eval"
             tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
             if _depth(tree) > MOST_NESTED:
                 return b""
