@@ -6,19 +6,62 @@
 
 #if CLASSES_SUPPORTED
 
-/* The special methods that slots stand for (slotdefs). A name too many does no harm. */
-static const char *const special_names[] = {
-    "__abs__", "__add__", "__aiter__", "__and__", "__anext__", "__await__", "__bool__", "__buffer__", "__call__",
-    "__contains__", "__del__", "__delattr__", "__delete__", "__delitem__", "__divmod__", "__eq__", "__float__",
-    "__floordiv__", "__ge__", "__get__", "__getattr__", "__getattribute__", "__getitem__", "__gt__", "__hash__", "__iadd__",
-    "__iand__", "__ifloordiv__", "__ilshift__", "__imatmul__", "__imod__", "__imul__", "__index__", "__init__", "__int__",
-    "__invert__", "__ior__", "__ipow__", "__irshift__", "__isub__", "__iter__", "__itruediv__", "__ixor__", "__le__",
-    "__len__", "__lshift__", "__lt__", "__matmul__", "__mod__", "__mul__", "__ne__", "__neg__", "__new__", "__next__",
-    "__or__", "__pos__", "__pow__", "__radd__", "__rand__", "__rdivmod__", "__release_buffer__", "__repr__",
-    "__rfloordiv__", "__rlshift__", "__rmatmul__", "__rmod__", "__rmul__", "__ror__", "__rpow__", "__rrshift__",
-    "__rshift__", "__rsub__", "__rtruediv__", "__rxor__", "__set__", "__setattr__", "__setitem__", "__str__", "__sub__",
-    "__truediv__", "__xor__",
+#define SLOT(name, member) {name, offsetof(PyHeapTypeObject, member)}
+
+/* The special methods and the slots that stand for them (Objects/typeobject.c, slotdefs), by name. */
+static const struct {
+    const char *name;
+    size_t offset;
+} special_slots[] = {
+    SLOT("__abs__", as_number.nb_absolute), SLOT("__add__", as_number.nb_add), SLOT("__add__", as_sequence.sq_concat),
+    SLOT("__aiter__", as_async.am_aiter), SLOT("__and__", as_number.nb_and), SLOT("__anext__", as_async.am_anext),
+    SLOT("__await__", as_async.am_await), SLOT("__bool__", as_number.nb_bool), SLOT("__call__", ht_type.tp_call),
+    SLOT("__contains__", as_sequence.sq_contains), SLOT("__del__", ht_type.tp_finalize),
+    SLOT("__delattr__", ht_type.tp_setattr), SLOT("__delattr__", ht_type.tp_setattro),
+    SLOT("__delete__", ht_type.tp_descr_set), SLOT("__delitem__", as_mapping.mp_ass_subscript),
+    SLOT("__delitem__", as_sequence.sq_ass_item), SLOT("__divmod__", as_number.nb_divmod),
+    SLOT("__eq__", ht_type.tp_richcompare), SLOT("__float__", as_number.nb_float),
+    SLOT("__floordiv__", as_number.nb_floor_divide), SLOT("__ge__", ht_type.tp_richcompare),
+    SLOT("__get__", ht_type.tp_descr_get), SLOT("__getattr__", ht_type.tp_getattr),
+    SLOT("__getattr__", ht_type.tp_getattro), SLOT("__getattribute__", ht_type.tp_getattr),
+    SLOT("__getattribute__", ht_type.tp_getattro), SLOT("__getitem__", as_mapping.mp_subscript),
+    SLOT("__getitem__", as_sequence.sq_item), SLOT("__gt__", ht_type.tp_richcompare),
+    SLOT("__hash__", ht_type.tp_hash), SLOT("__iadd__", as_number.nb_inplace_add),
+    SLOT("__iadd__", as_sequence.sq_inplace_concat), SLOT("__iand__", as_number.nb_inplace_and),
+    SLOT("__ifloordiv__", as_number.nb_inplace_floor_divide), SLOT("__ilshift__", as_number.nb_inplace_lshift),
+    SLOT("__imatmul__", as_number.nb_inplace_matrix_multiply), SLOT("__imod__", as_number.nb_inplace_remainder),
+    SLOT("__imul__", as_number.nb_inplace_multiply), SLOT("__imul__", as_sequence.sq_inplace_repeat),
+    SLOT("__index__", as_number.nb_index), SLOT("__init__", ht_type.tp_init), SLOT("__int__", as_number.nb_int),
+    SLOT("__invert__", as_number.nb_invert), SLOT("__ior__", as_number.nb_inplace_or),
+    SLOT("__ipow__", as_number.nb_inplace_power), SLOT("__irshift__", as_number.nb_inplace_rshift),
+    SLOT("__isub__", as_number.nb_inplace_subtract), SLOT("__iter__", ht_type.tp_iter),
+    SLOT("__itruediv__", as_number.nb_inplace_true_divide), SLOT("__ixor__", as_number.nb_inplace_xor),
+    SLOT("__le__", ht_type.tp_richcompare), SLOT("__len__", as_mapping.mp_length),
+    SLOT("__len__", as_sequence.sq_length), SLOT("__lshift__", as_number.nb_lshift),
+    SLOT("__lt__", ht_type.tp_richcompare), SLOT("__matmul__", as_number.nb_matrix_multiply),
+    SLOT("__mod__", as_number.nb_remainder), SLOT("__mul__", as_number.nb_multiply),
+    SLOT("__mul__", as_sequence.sq_repeat), SLOT("__ne__", ht_type.tp_richcompare),
+    SLOT("__neg__", as_number.nb_negative), SLOT("__new__", ht_type.tp_new), SLOT("__next__", ht_type.tp_iternext),
+    SLOT("__or__", as_number.nb_or), SLOT("__pos__", as_number.nb_positive), SLOT("__pow__", as_number.nb_power),
+    SLOT("__radd__", as_number.nb_add), SLOT("__rand__", as_number.nb_and), SLOT("__rdivmod__", as_number.nb_divmod),
+    SLOT("__repr__", ht_type.tp_repr), SLOT("__rfloordiv__", as_number.nb_floor_divide),
+    SLOT("__rlshift__", as_number.nb_lshift), SLOT("__rmatmul__", as_number.nb_matrix_multiply),
+    SLOT("__rmod__", as_number.nb_remainder), SLOT("__rmul__", as_number.nb_multiply),
+    SLOT("__rmul__", as_sequence.sq_repeat), SLOT("__ror__", as_number.nb_or), SLOT("__rpow__", as_number.nb_power),
+    SLOT("__rrshift__", as_number.nb_rshift), SLOT("__rshift__", as_number.nb_rshift),
+    SLOT("__rsub__", as_number.nb_subtract), SLOT("__rtruediv__", as_number.nb_true_divide),
+    SLOT("__rxor__", as_number.nb_xor), SLOT("__set__", ht_type.tp_descr_set), SLOT("__setattr__", ht_type.tp_setattr),
+    SLOT("__setattr__", ht_type.tp_setattro), SLOT("__setitem__", as_mapping.mp_ass_subscript),
+    SLOT("__setitem__", as_sequence.sq_ass_item), SLOT("__str__", ht_type.tp_str),
+    SLOT("__sub__", as_number.nb_subtract), SLOT("__truediv__", as_number.nb_true_divide),
+    SLOT("__xor__", as_number.nb_xor),
+#if CLASSES_BUFFER_SLOTS
+    SLOT("__buffer__", as_buffer.bf_getbuffer), SLOT("__release_buffer__", as_buffer.bf_releasebuffer),
+#endif
 };
+
+#define SPECIAL_SLOTS (sizeof(special_slots) / sizeof(special_slots[0]))
+_Static_assert(SPECIAL_SLOTS < 255, "name_table has a byte for each");
 
 /* Of the process, as the type `type` is; only the main interpreter's classes are made here. */
 static newfunc plain_new; /* what was replaced; NULL: nothing was */
@@ -34,7 +77,7 @@ heap(PyTypeObject *type)
 
 #define NAME_BUCKETS 256 /* more than three for each name */
 
-static unsigned char name_table[NAME_BUCKETS]; /* index + 1 of a special name, 0 is empty */
+static unsigned char name_table[NAME_BUCKETS]; /* index + 1 of the first slot of a special method, 0 is empty */
 
 static unsigned int
 name_bucket(const char *text)
@@ -50,8 +93,11 @@ static void
 fill_name_table(void)
 {
     memset(name_table, 0, sizeof(name_table));
-    for (size_t i = 0; i < sizeof(special_names) / sizeof(special_names[0]); i++) {
-        unsigned int bucket = name_bucket(special_names[i]);
+    for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
+        if (i > 0 && strcmp(special_slots[i].name, special_slots[i - 1].name) == 0) {
+            continue;
+        }
+        unsigned int bucket = name_bucket(special_slots[i].name);
         while (name_table[bucket] != 0) {
             bucket = (bucket + 1) % NAME_BUCKETS;
         }
@@ -69,19 +115,26 @@ is_dunder(PyObject *name)
     return text[0] == '_' && text[1] == '_' && text[PyUnicode_GET_LENGTH(name) - 1] == '_';
 }
 
-static bool
-is_special(PyObject *name)
+/* The index of the first slot that a special method has; -1: it isn't one. */
+static int
+first_slot(PyObject *name)
 {
     if (!is_dunder(name)) {
-        return false;
+        return -1;
     }
     const char *text = PyUnicode_DATA(name);
     for (unsigned int bucket = name_bucket(text); name_table[bucket] != 0; bucket = (bucket + 1) % NAME_BUCKETS) {
-        if (strcmp(special_names[name_table[bucket] - 1], text) == 0) {
-            return true;
+        if (strcmp(special_slots[name_table[bucket] - 1].name, text) == 0) {
+            return name_table[bucket] - 1;
         }
     }
-    return false;
+    return -1;
+}
+
+static bool
+is_special(PyObject *name)
+{
+    return first_slot(name) >= 0;
 }
 
 /* ---- models ---- */
@@ -181,7 +234,7 @@ learn(struct classes *all, PyTypeObject *type)
 
 /* ---- is it a class that we make? ---- */
 
-#define MOST_SPECIAL 48
+#define MOST_SPECIAL 128
 
 struct request {
     PyTypeObject *metatype;
@@ -290,7 +343,7 @@ methods_are_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject
     return true;
 }
 
-/* Can a base other than the first be one of ours (see update_slots_of_others)? */
+/* Can a base other than the first be one of ours (see set_slots_of_others)? */
 static bool
 is_ordinary_other(const struct classes *all, const struct request *request, const PyTypeObject *base)
 {
@@ -540,36 +593,45 @@ copy_slots(PyHeapTypeObject *type, const PyHeapTypeObject *model)
 #endif
 }
 
-/* Has the interpreter update the slots of a special method in the class's own dictionary. */
-static bool
-update_slot(PyTypeObject *type, PyObject *name)
+/* Sets the slots of a special method that is none of the interpreter's slot wrappers: update_one_slot gives them the function
+   that looks the method up when it is wanted (slot_tp_init, or none), as in a class that has all special methods. */
+static void
+set_slots(const struct classes *all, PyTypeObject *type, PyObject *name, PyObject *method)
 {
-    PyObject *value = PyDict_GetItemWithError(type->tp_dict, name);
-    if (value == NULL) {
-        return !PyErr_Occurred();
+    int first = first_slot(name);
+    for (size_t i = (size_t)first; i < SPECIAL_SLOTS && strcmp(special_slots[i].name, special_slots[first].name) == 0; i++) {
+        size_t offset = special_slots[i].offset;
+        memcpy((char *)type + offset, (const char *)all->special_model + offset, sizeof(void (*)(void)));
+        if (offset == offsetof(PyHeapTypeObject, ht_type.tp_call)) {
+            type->tp_flags &= ~Py_TPFLAGS_HAVE_VECTORCALL; /* from 3.12 on it may have been inherited */
+        }
+        else if (offset == offsetof(PyHeapTypeObject, ht_type.tp_hash) && method == Py_None) {
+            type->tp_hash = PyObject_HashNotImplemented;
+        }
     }
-    Py_INCREF(value); /* the same value under the same name: the dictionary keeps its shape */
-    int result = PyType_Type.tp_setattro((PyObject *)type, name, value);
-    Py_DECREF(value);
-    return result == 0;
 }
 
-/* Of all of them; and of __hash__ = None, which PyType_Ready puts beside an __eq__. */
+/* Of all special methods in the class's own dictionary; and of __hash__ = None, which PyType_Ready puts beside an __eq__. */
 static bool
-update_slots(const struct classes *all, PyTypeObject *type, const struct request *request)
+set_own_slots(const struct classes *all, PyTypeObject *type, const struct request *request)
 {
-    for (int i = 0; i < request->special_count; i++) {
-        if (!update_slot(type, request->special[i])) {
+    for (int i = 0; i <= request->special_count; i++) {
+        PyObject *name = i < request->special_count ? request->special[i] : all->strings.hash;
+        PyObject *method = request->special_count == 0 ? NULL : PyDict_GetItemWithError(type->tp_dict, name);
+        if (method != NULL) {
+            set_slots(all, type, name, method);
+        }
+        else if (PyErr_Occurred()) {
             return false;
         }
     }
-    return request->special_count == 0 || update_slot(type, all->strings.hash);
+    return true;
 }
 
 /* ---- several bases ----
 
    The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special method
-   that one of those has may be found elsewhere than the first base finds it: the interpreter is asked for its slots, too. */
+   that one of those has may be found elsewhere than the first base finds it. */
 
 /* Is the order of the class's base in its own order? type.mro() sees to that (C3 linearization). */
 static bool
@@ -583,20 +645,38 @@ has_order_of_base(const PyTypeObject *type)
     return next == PyTuple_GET_SIZE(base_order);
 }
 
-/* Has the interpreter update the slots of a special method that the class inherits: by giving it one and taking it away. */
+/* What the class finds for a special method; borrowed. NULL: none, or an exception. */
+static PyObject *
+inherited_method(const PyTypeObject *type, PyObject *name)
+{
+    PyObject *method = NULL;
+    for (Py_ssize_t i = 1; method == NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+        method = base->tp_dict == NULL ? NULL : PyDict_GetItemWithError(base->tp_dict, name);
+    }
+    return method;
+}
+
+/* The slots of a special method that the class inherits from another base than the first, or might. Where it turns out to be
+   one of the interpreter's own, that is asked to update the slots: by giving the class the method and taking it away. */
 static bool
-update_inherited_slots(PyTypeObject *type, PyObject *name)
+set_inherited_slots(const struct classes *all, PyTypeObject *type, PyObject *name)
 {
     int known = PyDict_Contains(type->tp_dict, name);
     if (known != 0) {
         return known > 0;
     }
-    return PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
+    PyObject *method = inherited_method(type, name);
+    if (method != NULL && method_is_ordinary(Py_TYPE(type), name, method)) {
+        set_slots(all, type, name, method);
+        return true;
+    }
+    return !PyErr_Occurred() && PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
            && PyType_Type.tp_setattro((PyObject *)type, name, NULL) == 0;
 }
 
 static bool
-update_slots_of_others(PyTypeObject *type)
+set_slots_of_others(const struct classes *all, PyTypeObject *type)
 {
     PyObject *order = type->tp_mro;
     for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
@@ -606,7 +686,7 @@ update_slots_of_others(PyTypeObject *type)
             continue;
         }
         for (Py_ssize_t at = 0; PyDict_Next(other->tp_dict, &at, &name, &value);) {
-            if (is_special(name) && !update_inherited_slots(type, name)) {
+            if (is_special(name) && !set_inherited_slots(all, type, name)) {
                 return false;
             }
         }
@@ -718,7 +798,7 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         return NULL;
     }
     copy_slots(heap(type), request->slots);
-    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !update_slots_of_others(type)) || !update_slots(all, type, request) || (request->told && !tell_attributes(all, type))
+    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type)) || !set_own_slots(all, type, request) || (request->told && !tell_attributes(all, type))
         || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;
@@ -861,25 +941,43 @@ take_strings(struct class_strings *strings)
     return true;
 }
 
-/* A first class of the interpreter's own making, and a few in both ways. */
-static bool
-take_model(struct classes *all)
+/* A namespace with each special method that has a number (special_slots) for which number % of == rest. */
+static PyObject *
+special_namespace(size_t of, size_t rest)
 {
     PyObject *namespace = Py_BuildValue("{ss}", "__module__", "x");
-    PyObject *special = Py_BuildValue("{ss,sO,sO,sO}", "__module__", "x", "__eq__", Py_None, "__call__", Py_None, "__getattr__", Py_None);
-    PyObject *arguments = namespace == NULL ? NULL : Py_BuildValue("(s()O)", "x", namespace);
-    PyObject *first = arguments == NULL || special == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    for (size_t i = 0; namespace != NULL && i < SPECIAL_SLOTS; i++) {
+        if (i % of == rest && PyDict_SetItemString(namespace, special_slots[i].name, Py_True) < 0) {
+            Py_CLEAR(namespace);
+        }
+    }
+    return namespace;
+}
+
+/* A first class of the interpreter's own making, without special methods; one with all of them; and a few in both ways. */
+static bool
+take_models(struct classes *all)
+{
+    PyObject *none = Py_BuildValue("{ss}", "__module__", "x"), *every = special_namespace(1, 0);
+    PyObject *third = special_namespace(3, 1);
+    PyObject *arguments = none == NULL || every == NULL || third == NULL ? NULL : Py_BuildValue("(s()O)", "x", none);
+    PyObject *first = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    Py_XSETREF(arguments, first == NULL ? NULL : Py_BuildValue("(s()O)", "x", every));
+    PyObject *special = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
     bool good = false;
-    if (first != NULL) {
+    if (special != NULL) {
         all->object_bases = Py_NewRef(((PyTypeObject *)first)->tp_bases);
         all->object_model = copy_model((PyTypeObject *)first);
-        good = all->object_model != NULL && makes_alike(all, NULL, namespace) && makes_alike(all, NULL, special)
-               && makes_alike(all, first, namespace) && makes_alike(all, first, special);
+        all->special_model = copy_model((PyTypeObject *)special);
+        good = all->object_model != NULL && all->special_model != NULL && makes_alike(all, NULL, every)
+               && makes_alike(all, first, none) && makes_alike(all, special, third);
     }
     discard(first);
+    discard(special);
     Py_XDECREF(arguments);
-    Py_XDECREF(namespace);
-    Py_XDECREF(special);
+    Py_XDECREF(none);
+    Py_XDECREF(every);
+    Py_XDECREF(third);
     return good;
 }
 
@@ -920,7 +1018,7 @@ classes_install(loader_state *state)
     plain_new = PyType_Type.tp_new;
     fill_name_table();
     all->plain_mro = take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
-    if (all->plain_mro != NULL && take_model(all) && replace_in(&PyType_Type)) {
+    if (all->plain_mro != NULL && take_models(all) && replace_in(&PyType_Type)) {
         serving = state;
     }
     else {
@@ -955,7 +1053,8 @@ classes_clear(loader_state *state)
     }
     FOR_EACH_CLASS_OBJECT(state, Py_CLEAR)
     free(all->object_model);
-    all->object_model = NULL;
+    free(all->special_model);
+    all->object_model = all->special_model = NULL;
     while (all->static_count > 0) {
         free(all->static_models[--all->static_count]);
         Py_CLEAR(all->static_bases[all->static_count]);

@@ -6,8 +6,7 @@
    Why this shape
    - The answer is known for most classes. For one with a single base, a name that isn't in its own namespace is found where
      the base finds it, so the slot is the base's; and the interpreter keeps the base's slots up to date. So slots are copied
-     from the base, and for each special method in the namespace the interpreter is asked to update the slots of that name,
-     by storing it once more (type.__setattr__, which does that for every assignment to a class).
+     from the base; and those of a special method in the namespace from a class that has all special methods.
    - With several bases, the same goes for special methods that none of the classes has by which the order differs from the
      first base's.
    - A base is `object`; or a class that a class statement made; or, if it is the only one, a type whose slots never change

@@ -108,6 +108,7 @@ struct class_strings {
 struct classes {
     bool tried;
     PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
+    PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
     PyTypeObject *seen_base; /* the static base of a class that type.__new__ made */
     int static_count;
     PyTypeObject *static_bases[CLASSES_MODELS]; /* owned: types whose slots never change */
