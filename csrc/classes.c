@@ -835,21 +835,23 @@ make_model(struct classes *all, PyTypeObject *type)
 static PyObject *
 class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
 {
-    if (serving == NULL || PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    loader_state *state = serving;
+    if (state == NULL || PyInterpreterState_Get() != PyInterpreterState_Main()) {
         return plain_new(metatype, arguments, keywords);
     }
+    PyObject *module = Py_NewRef(state->module); /* what is told of the class may do away with us */
     struct request request;
-    if (is_ordinary(&serving->classes, metatype, arguments, &request)) {
-        PyObject *type = make_class(&serving->classes, &request, keywords);
-        if (type != NULL || PyErr_Occurred()) {
-            return type;
+    PyObject *type = is_ordinary(&state->classes, metatype, arguments, &request)
+                         ? make_class(&state->classes, &request, keywords)
+                         : NULL;
+    if (type == NULL && !PyErr_Occurred()) {
+        type = plain_new(metatype, arguments, keywords);
+        if (type != NULL && serving == state && PyType_Check(type)) {
+            learn(&state->classes, (PyTypeObject *)type);
+            make_model(&state->classes, (PyTypeObject *)type);
         }
     }
-    PyObject *type = plain_new(metatype, arguments, keywords);
-    if (type != NULL && serving != NULL && PyType_Check(type)) {
-        learn(&serving->classes, (PyTypeObject *)type);
-        make_model(&serving->classes, (PyTypeObject *)type);
-    }
+    Py_DECREF(module);
     return type;
 }
 
