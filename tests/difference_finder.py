@@ -113,7 +113,7 @@ class Finder:
                 hits, modules = stats["hits"] if stats else 0, len(ours.get("sys.modules", ()))
             plain, _ = look(plain=True)
             if ours != plain:
-                others = [look(plain=True, shift=shift)[0] for shift in range(4)]
+                others = [look(plain=True, shift=shift)[0] for shift in range(8)]
                 found = list(difference(ours, plain, others))
                 differences += [f"[{mode}] {line}" for line in found[:SHOWN]]
                 if len(found) > SHOWN:

@@ -216,9 +216,9 @@ def state(modules, space):
         if type(value) is FunctionType:
             if value.__code__.co_filename != __file__:
                 functions.setdefault(f"function {value.__module__}:{value.__qualname__}:{value.__code__.co_firstlineno}", []).append(value)
-        elif value.__class__ is type and value.__name__ in REPLACED:
+        elif type(value) is type and value.__name__ in REPLACED:  # not isinstance: lazy objects would do things
             pass
-        elif isinstance(value, type) and not is_ours(value) and type.__dict__["__module__"].__get__(value) != "pycds_auto._loader":
+        elif issubclass(type(value), type) and not is_ours(value) and type.__dict__["__module__"].__get__(value) != "pycds_auto._loader":
             module = type.__dict__["__module__"].__get__(value)
             name = f"class {module if isinstance(module, str) else type(module)}:{type.__dict__['__qualname__'].__get__(value)}"
             classes.setdefault(name, []).append(value)
