@@ -21,6 +21,7 @@ struct seen {
     uint32_t uses;
     uint32_t memo; /* index + 1; 0: not in the memo yet */
     bool once; /* code that runs once, or a part of it: freed after that, if `uses` is 1 */
+    bool counted; /* a byte string among constants: an ordinary object, whose references are counted */
 };
 
 struct seen_map {
@@ -499,7 +500,7 @@ encode_object(struct encoder *encoder, PyObject *object)
     if (entry->memo != 0) {
         return put_memo_reference(encoder, entry->memo - 1);
     }
-    bool again = entry->uses > 1, once = entry->once && !again;
+    bool again = entry->uses > 1, once = (entry->once && !again) || entry->counted;
     if (++encoder->depth > NATIVE_DEPTH_LIMIT) {
         return refuse(encoder, "constants are nested too deeply");
     }
@@ -547,6 +548,22 @@ mark_once(struct encoder *encoder, PyObject *object)
     return RET_OK;
 }
 
+/* Programs see how many references there are to a byte string that they have from a constant (CPython's own tests of
+   io.BytesIO count them). It isn't worth much to have it otherwise: most byte strings are tables of code objects. */
+static int
+mark_counted(struct encoder *encoder, PyObject *constant)
+{
+    if (!PyBytes_CheckExact(constant) || PyBytes_GET_SIZE(constant) < 2) { /* shorter ones are the interpreter's */
+        return RET_OK;
+    }
+    struct seen *entry = seen_entry(&encoder->seen, constant);
+    if (entry == NULL) {
+        return RET_ERROR;
+    }
+    entry->counted = true;
+    return RET_OK;
+}
+
 /* The parts of code that runs once: its tuples, its tables (unless they can be used in place without a trace), and the code
    objects among its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED (Python/compile.c,
    compute_code_flags). */
@@ -586,7 +603,7 @@ count_object(struct encoder *encoder, PyObject *object)
         return RET_OK;
     }
     bool once = entry->once;
-    if (encoder->collecting && !once && collect_leaf(encoder, object) < 0) {
+    if (encoder->collecting && !once && !entry->counted && collect_leaf(encoder, object) < 0) {
         return RET_ERROR;
     }
     if (++encoder->depth > NATIVE_DEPTH_LIMIT) {
@@ -594,7 +611,8 @@ count_object(struct encoder *encoder, PyObject *object)
     }
     if (PyTuple_CheckExact(object)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); i++) {
-            if (count_object(encoder, PyTuple_GET_ITEM(object, i)) < 0) {
+            PyObject *item = PyTuple_GET_ITEM(object, i);
+            if (mark_counted(encoder, item) < 0 || count_object(encoder, item) < 0) {
                 return RET_ERROR;
             }
         }
@@ -602,7 +620,7 @@ count_object(struct encoder *encoder, PyObject *object)
     else if (PyFrozenSet_CheckExact(object)) {
         PyObject *iterator = PyObject_GetIter(object), *item;
         while (iterator != NULL && (item = PyIter_Next(iterator)) != NULL) {
-            int result = count_object(encoder, item);
+            int result = mark_counted(encoder, item) < 0 ? RET_ERROR : count_object(encoder, item);
             Py_DECREF(item);
             if (result < 0) {
                 Py_DECREF(iterator);

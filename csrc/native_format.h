@@ -71,7 +71,7 @@ enum native_tag {
     NATIVE_SLICE, /* start, stop, step; a constant from 3.14 on */
     NATIVE_CODE_ONCE, /* as NATIVE_CODE, _TUPLE, _BYTES: code that runs once and its parts, to be freed then */
     NATIVE_TUPLE_ONCE,
-    NATIVE_BYTES_ONCE,
+    NATIVE_BYTES_ONCE, /* and byte strings among constants */
     NATIVE_MEMO_FAR, /* uint32_t index */
     NATIVE_SHARED_FAR, /* uint32_t index */
     NATIVE_TAGS,

@@ -469,29 +469,6 @@ native_layout_check(struct native_layout *layout)
 
 #endif
 
-/* ---- source texts ---- */
-
-#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
-
-#include <internal/pycore_interp.h>
-#include <internal/pycore_unicodeobject.h>
-
-void
-native_layout_intern_file_name(PyObject **name)
-{
-    _PyUnicode_InternMortal(PyInterpreterState_Get(), name); /* the public functions make it immortal */
-}
-
-#else
-
-void
-native_layout_intern_file_name(PyObject **name)
-{
-    (void)name;
-}
-
-#endif
-
 /* ---- classes ---- */
 #if CLASSES_SUPPORTED
 
@@ -629,5 +606,28 @@ native_can_tell_observers(void)
 }
 
 #endif
+
+#endif
+
+/* ---- source texts ---- */
+
+#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
+
+#include <internal/pycore_interp.h>
+#include <internal/pycore_unicodeobject.h>
+
+void
+native_layout_intern_file_name(PyObject **name)
+{
+    _PyUnicode_InternMortal(PyInterpreterState_Get(), name); /* the public functions make it immortal */
+}
+
+#else
+
+void
+native_layout_intern_file_name(PyObject **name)
+{
+    (void)name;
+}
 
 #endif

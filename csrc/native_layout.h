@@ -219,12 +219,6 @@ void native_layout_postpone_collection(const struct native_layout *layout);
    (static text). Cheap: a few objects are made. Never raises. */
 const char *native_layout_check(struct native_layout *layout);
 
-/* ---- source texts (sources.h) ----
-
-   Interns the name of a file as making a code object does (Objects/codeobject.c, init_code, 3.13; before, it does not):
-   like other interned strings of programs it is freed with its last reference. */
-void native_layout_intern_file_name(PyObject **name);
-
 /* ---- classes (classes.h): 3.11, 3.12, 3.13 ----
 
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
@@ -271,4 +265,11 @@ bool native_can_tell_observers(void);
 bool native_is_observed(void);
 
 #endif
+
+/* ---- source texts (sources.h), native encoding or not ----
+
+   Interns the name of a file as making a code object does (Objects/codeobject.c, init_code, 3.13; before, it does not):
+   like other interned strings of programs it is freed with its last reference. */
+void native_layout_intern_file_name(PyObject **name);
+
 #endif

@@ -1,5 +1,7 @@
 #include "sources.h"
 
+#include "native_layout.h"
+
 #include <marshal.h>
 
 #include <stdio.h>

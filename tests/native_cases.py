@@ -139,6 +139,18 @@ def test_equal_constants_stay_apart_within_a_module_and_across_modules():
         assert one.co_linetable is not other.co_linetable
 
 
+def test_references_to_byte_strings_are_counted():
+    data = b"some bytes"
+    (code,), _ = convert_marshalled(with_consts(data, (1, data), b"other"))
+    _, one, (_, same), other = code.co_consts
+    assert one is same
+    for constant in (one, other):
+        before = sys.getrefcount(constant)
+        assert before < 1000
+        more = [constant] * 3
+        assert sys.getrefcount(constant) == before + len(more)
+
+
 def test_names_are_interned_across_modules():
     decoded, _ = convert("alpha_beta = 1\ndef f(arg_one): return arg_one.attr_two\n", "alpha_beta = 2\nattr_two = arg_one")
     names = [code.co_names for code in decoded]
