@@ -307,7 +307,7 @@ def gevent(bench: Bench) -> Report:
 def pyinstaller(bench: Bench) -> Report:
     """The program's modules are in a frozen archive; our package is inside, too."""
     options = ["--onedir", "--noconfirm", "--log-level", "ERROR", "--hidden-import", "pycds_auto._loader"]
-    told = bench.run("python", "-m", "PyInstaller", *options, "program.py")
+    told = re.sub(r"^\d+ (INFO|WARNING)", r"\1", bench.run("python", "-m", "PyInstaller", *options, "program.py"), flags=re.M)
     program = bench.folder / "dist/program/program"
     return [told, *(bench.run(program) for _ in range(2))]
 
