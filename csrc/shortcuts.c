@@ -732,10 +732,14 @@ locks_are_as_expected(PyObject *globals)
 static bool
 replace(loader_state *state, PyObject *globals)
 {
+    PyObject *name = PyUnicode_InternFromString("_frozen_importlib"); /* their __module__, as what they replace has it */
     PyObject *shortcuts[SHORTCUTS] = {
-        PyType_FromModuleAndSpec(state->module, &manager_spec, NULL), PyCFunction_New(&init_definition, state->module),
-        PyCFunction_New(&find_definition, state->module), PyCFunction_New(&fromlist_definition, state->module)};
-    bool complete = true;
+        PyType_FromModuleAndSpec(state->module, &manager_spec, NULL),
+        PyCFunction_NewEx(&init_definition, state->module, name),
+        PyCFunction_NewEx(&find_definition, state->module, name),
+        PyCFunction_NewEx(&fromlist_definition, state->module, name)};
+    bool complete = name != NULL;
+    Py_XDECREF(name);
     for (int i = 0; i < SHORTCUTS; i++) {
         complete = complete && shortcuts[i] != NULL;
     }

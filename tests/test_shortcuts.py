@@ -63,6 +63,12 @@ PROGRAMS = {
             print(repr(spec), [(key, repr(value)) for key, value in vars(spec).items()], module.__loader__ is spec.loader)
         print(pack.two.seen, own_file.file, own_file.cached, own_file.spec is sys.modules["own_file"].__spec__)
     """,
+    "names of the helpers": """
+        import pack.one
+        for name in ("_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist"):
+            helper = getattr(importlib._bootstrap, name)
+            print(helper.__module__, helper.__name__, helper.__qualname__)
+    """,
     "frames below a module's body": """
         import frames
         print(frames.names)
