@@ -134,9 +134,8 @@ rebuild_is_worth_it(const struct session *session)
     return found_left_over && since_rebuild >= PAUSE_LEFT_OVER;
 }
 
-/* Is sys.executable this very interpreter, and a Python by name? An embedding program (uwsgi, a frozen application)
-   that we started with "-c" would do something else. */
-static bool
+/* What is no Python would do something else if it was started with "-c". */
+bool
 executable_is_python(const char *executable)
 {
     if (executable == NULL || executable[0] != '/') {

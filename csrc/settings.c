@@ -44,6 +44,7 @@ read_skipped(const char *list)
         {"re", ACCELERATION_RE},
         {"classes", ACCELERATION_CLASSES},
         {"source", ACCELERATION_SOURCE},
+        {"exit", ACCELERATION_EXIT},
     };
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {

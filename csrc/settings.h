@@ -11,6 +11,7 @@ enum acceleration {
     ACCELERATION_RE = 8, /* compiled regular expressions */
     ACCELERATION_SOURCE = 16, /* compiled source texts */
     ACCELERATION_CLASSES = 32, /* classes made without looking up all special methods */
+    ACCELERATION_EXIT = 64, /* objects that nobody would see freed are left to the system */
 };
 
 struct settings {

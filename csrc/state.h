@@ -163,6 +163,7 @@ typedef struct {
     PyObject *external_globals; /* owned: the dictionary of importlib._bootstrap_external */
     PyObject *cache_tag; /* owned: sys.implementation.cache_tag */
     PyObject *system; /* owned: the dictionary of sys; NULL until prepare_search() */
+    PyObject *library; /* owned: sys._stdlib_dir as it was then; NULL: there was none */
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
     PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
     PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
