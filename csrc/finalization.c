@@ -659,6 +659,7 @@ finalization_shorten(loader_state *state)
     if (silent) {
         native_freeze(&state->native.context.layout);
         keep_modules(state);
+        state->session->end_shortened = true;
     }
 }
 

@@ -802,21 +802,22 @@ struct raw_stream {
      && (type)->tp_weaklistoffset == (Py_ssize_t)offsetof(layout, weakreflist)                                         \
      && (type)->tp_dictoffset == (Py_ssize_t)offsetof(layout, dict))
 
-/* Attributes of its own could stand in for the methods that close a stream. Python/pylifecycle.c, create_stdio, sets `name`
-   and `mode`. */
+/* Attributes of its own could stand in for the methods that close a stream. These don't: Python/pylifecycle.c, create_stdio,
+   and open() set `name` and `mode`; Modules/_io/iobase.c notes that a stream is closed. */
 static bool
 has_plain_attributes(PyObject *dictionary)
 {
-    if (dictionary == NULL) {
-        return true;
-    }
-    if (!PyDict_CheckExact(dictionary)) {
+    static const char *const plain[] = {"mode", "name", "__IOBase_closed"};
+    if (dictionary != NULL && !PyDict_CheckExact(dictionary)) {
         return false;
     }
     PyObject *name, *value;
-    for (Py_ssize_t at = 0; PyDict_Next(dictionary, &at, &name, &value);) {
-        if (!PyUnicode_CheckExact(name)
-            || (PyUnicode_CompareWithASCIIString(name, "mode") != 0 && PyUnicode_CompareWithASCIIString(name, "name") != 0)) {
+    for (Py_ssize_t at = 0; dictionary != NULL && PyDict_Next(dictionary, &at, &name, &value);) {
+        bool known = false;
+        for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]) && PyUnicode_CheckExact(name); i++) {
+            known |= PyUnicode_CompareWithASCIIString(name, plain[i]) == 0;
+        }
+        if (!known) {
             return false;
         }
     }

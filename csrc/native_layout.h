@@ -290,7 +290,7 @@ bool native_each_tracked(const struct native_layout *layout, bool (*call)(PyObje
 void native_freeze(const struct native_layout *layout);
 
 /* Is an object of exactly _io.TextIOWrapper, BufferedReader, BufferedWriter or FileIO laid out as expected, with no data that
-   wait to be written, no attributes but `mode` and `name`, and no file to close? *inner is what it wraps (borrowed), or NULL;
+   wait to be written, no attributes of the program's, and no file to close? *inner is what it wraps (borrowed), or NULL;
    that needs the same look. */
 bool native_stream_is_idle(PyObject *stream, PyObject **inner);
 

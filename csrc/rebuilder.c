@@ -321,11 +321,12 @@ at_exit(void)
         }
         if (session->settings.log) {
             fprintf(
-                stderr, "pycds-auto: %s%s%s; hits=%llu misses=%llu stale=%llu%s%s%s\n",
+                stderr, "pycds-auto: %s%s%s; hits=%llu misses=%llu stale=%llu%s%s%s%s\n",
                 session->reason[0] ? "not active: " : "active", session->reason, "", (unsigned long long)session->hits,
                 (unsigned long long)session->misses, (unsigned long long)session->stale,
                 session->record_reason ? "; not recording: " : "",
-                session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "");
+                session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "",
+                session->end_shortened ? "; objects left to the system" : "");
         }
     }
     session->image.bytes = NULL; /* unmapped by the end of the process, at less cost */
