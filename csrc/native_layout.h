@@ -27,6 +27,9 @@
 #define NATIVE_UNSUPPORTED "how this interpreter lays out code objects is not known to this release"
 #endif
 
+/* Are the ways in which exec, eval and compile treat a text the ones that sources.c follows? 3.14: not looked at yet. */
+#define SOURCES_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
+
 #if NATIVE_SUPPORTED
 
 /* ---- heads of objects ---- */

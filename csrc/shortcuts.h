@@ -1,5 +1,5 @@
 /* importlib's own cost, the part that can be saved without a trace: four private helpers of importlib._bootstrap are
-   replaced, from the first hit on, by functions of the same name that do the same in C.
+   replaced, from the third hit on, by functions of the same name that do the same in C.
 
    What costs is not the five Python functions that are on the stack while a module's body runs (_find_and_load,
    _find_and_load_unlocked, _load_unlocked, exec_module, _call_with_frames_removed): a few microseconds. Those stay, so

@@ -546,8 +546,8 @@ void
 sources_install(loader_state *state)
 {
     struct sources *all = &state->sources;
-    if (PY_VERSION_HEX >= 0x030e0000 || state->session->settings.skipped & ACCELERATION_SOURCE) {
-        return; /* later versions: not looked at yet */
+    if (!SOURCES_SUPPORTED || state->session->settings.skipped & ACCELERATION_SOURCE) {
+        return;
     }
     PyObject *bootstrap = loaded_module("_frozen_importlib");
     PyObject *builtins = loaded_module("builtins");
