@@ -178,12 +178,14 @@ leaf_kind(PyObject *object)
 
 /* Worth sharing between modules, and allowed to be? Interned strings are one object anyhow. Others that are equal are
    different objects in different modules, which programs can tell by `is`, and pickles by their memo: of those, only
-   co_localspluskinds is shared, which nobody sees. Single objects (of one character, or empty) need not be. */
+   co_localspluskinds is shared, which nobody sees: those of one byte, too, as classes with a cell for __class__ have them
+   (in the mapping, counting a reference to it would copy a page in each module). Single objects (strings of one character,
+   what is empty) need not be. */
 static bool
 is_shareable(const struct encoder *encoder, PyObject *object, enum leaf_kind kind)
 {
     if (kind == LEAF_BYTES) {
-        return PyBytes_GET_SIZE(object) > 1 && PyBytes_GET_SIZE(object) <= NATIVE_ENTRY_BYTES_LIMIT
+        return PyBytes_GET_SIZE(object) != 0 && PyBytes_GET_SIZE(object) <= NATIVE_ENTRY_BYTES_LIMIT
                && PyDict_GetItem(encoder->kinds, object) == object;
     }
     Py_ssize_t length = PyUnicode_GET_LENGTH(object);
