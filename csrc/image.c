@@ -548,20 +548,40 @@ image_payload(struct image *image, const struct module_record *module, size_t *s
     return payload;
 }
 
-void
-image_used_payload(struct image *image, uint64_t bytes)
+/* So many bytes of payloads are used before pages are given back: while an import goes on, and when it has ended. */
+#define USED_IN_IMPORT (UINT64_C(1) << 20)
+#define USED_AT_REST (UINT64_C(1) << 15)
+
+static void
+give_payloads_back(struct image *image)
 {
     const uint64_t page = 65536; /* the largest of any machine */
-    image->used_bytes += bytes;
-    if (image->used_bytes < UINT64_C(1) << 20 || image->read_from != NULL || image->header->module_count == 0) {
+    image->used_bytes = 0;
+    if (image->read_from != NULL || image->header->module_count == 0) {
         return;
     }
-    image->used_bytes = 0;
     /* image.py writes payloads last, in the order of their records */
     const struct module_record *first = image_module_at(image, 0);
     uint64_t start = first == NULL ? image->size : (first->payload + page - 1) / page * page;
     if (start < image->size) {
         (void)madvise((void *)(uintptr_t)(image->bytes + start), image->size - start, MADV_DONTNEED);
+    }
+}
+
+void
+image_used_payload(struct image *image, uint64_t bytes)
+{
+    image->used_bytes += bytes;
+    if (image->used_bytes >= USED_IN_IMPORT) {
+        give_payloads_back(image);
+    }
+}
+
+void
+image_rest(struct image *image)
+{
+    if (image->used_bytes >= USED_AT_REST) {
+        give_payloads_back(image);
     }
 }
 

@@ -151,7 +151,7 @@ struct image {
     size_t size;
     const struct image_header *header;
     bool is_private; /* image_make_private was called: objects may lie in it */
-    uint64_t used_bytes; /* of payloads, since image_used_payload last gave pages back */
+    uint64_t used_bytes; /* of payloads, since pages were last given back */
     char *read_from; /* the image's path if it is read piece by piece and not mapped; owned, or NULL */
     unsigned char *fetched; /* then: a bit for each piece that was read; owned */
     uint64_t file_device;
@@ -202,6 +202,10 @@ const unsigned char *image_payload(struct image *image, const struct module_reco
    count as this process's memory, all the more as each fault maps the pages around it. Objects that lie in payloads stay
    good: their pages come back as they are in the file, with the reference counts of immortal objects. */
 void image_used_payload(struct image *image, uint64_t bytes);
+
+/* Says that no import is in progress: what they used is given back, unless that is next to nothing. (The kernel may map two
+   megabytes at a time for a page.) */
+void image_rest(struct image *image);
 
 /* The path of a record: not terminated. */
 static inline const char *

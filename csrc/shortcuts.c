@@ -155,6 +155,10 @@ leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize
     if (holder == self && self->count == 0) {
         Py_CLEAR(self->lock);
     }
+    if (state != NULL && state->shortcuts.module_locks != NULL && PyDict_GET_SIZE(state->shortcuts.module_locks) == 0
+        && session_serves(state->session)) {
+        image_rest(&state->session->image);
+    }
     return result;
 }
 
