@@ -219,22 +219,21 @@ manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
         Py_RETURN_NONE;
     }
     PyObject *locks = state->shortcuts.module_locks;
-    if (PyDict_DelItem(locks, self->name) != 0) {
-        return NULL;
-    }
+    Py_ssize_t count = self->count;
+    self->count = 0; /* asked again, it stands for no lock: a new one takes its place, and the keys stay as they are */
     PyObject *lock = PyObject_CallOneArg(state->shortcuts.get_module_lock, self->name);
-    if (lock == NULL || hold(lock, self->owner, self->count) != RET_OK) {
+    if (lock == NULL || hold(lock, self->owner, count) != RET_OK) {
         /* no memory: ours stays what it was, and who asked gets the error */
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         Py_XDECREF(lock);
+        self->count = count;
         if (PyDict_SetItem(locks, self->name, object) != 0) {
             PyErr_Clear();
         }
         PyErr_Restore(type, value, traceback);
         return NULL;
     }
-    self->count = 0;
     self->lock = lock;
     return Py_NewRef(lock);
 }

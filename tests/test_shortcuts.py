@@ -42,6 +42,12 @@ while frame:
         f"lib/threads/m{i}.py": f"from . import m{(i * 5 + 3) % CIRCLE}\nimport threads.m{(i * 7 + 1) % CIRCLE}\nvalue = {i}\n"
         for i in range(CIRCLE)
     },
+    "lib/held/__init__.py": "from . import inner\n",
+    "lib/held/inner.py": """
+import _thread, importlib._bootstrap
+locks = [reference() for reference in importlib._bootstrap._module_locks.values()]
+seen = [(type(lock).__name__, lock.name, lock.owner == _thread.get_ident()) for lock in locks]
+""",
     "lib/green/__init__.py": "import sys\nsys.patch()\nfrom . import circle\nimport pack.one\ndone = True\n",
     "lib/green/circle.py": "import green\nseen = hasattr(green, 'done')\n",
     "lib/collector/__init__.py": "",
@@ -62,6 +68,10 @@ PROGRAMS = {
             spec = module.__spec__
             print(repr(spec), [(key, repr(value)) for key, value in vars(spec).items()], module.__loader__ is spec.loader)
         print(pack.two.seen, own_file.file, own_file.cached, own_file.spec is sys.modules["own_file"].__spec__)
+    """,
+    "locks of the modules that are being imported": """
+        import held
+        print(held.inner.seen, locks())
     """,
     "names of the helpers": """
         import pack.one
