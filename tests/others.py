@@ -51,7 +51,7 @@ SUITES = {
     ),
     "importlib_metadata": Suite("test"),
     "importlib_resources": Suite("test"),
-    "setuptools": Suite("test"),
+    "setuptools": Suite("test", ("coverage",)),  # its pytest.ini names a warning of coverage's
     "black": Suite("d,jupyter", ("pytest<9", "pytest-xdist"), arguments=("tests",)),
 }
 
