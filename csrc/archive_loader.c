@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "classes.h"
+#include "finalization.h"
 #include "frame_chunks.h"
 #include "patterns.h"
 #include "recorder.h"
@@ -209,6 +210,7 @@ archived_code(loader_state *state, const char *path)
     if (session->hits >= WORTH_INSTALLING) {
         shortcuts_install(state);
         classes_install(state);
+        finalization_arm(state);
     }
     if (!(session->settings.skipped & ACCELERATION_FRAMES)) {
         frame_chunks_keep_one();

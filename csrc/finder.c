@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "checksum.h"
+#include "finalization.h"
 #include "patterns.h"
 #include "recorder.h"
 #include "shortcuts.h"
@@ -961,6 +962,10 @@ static void
 finder_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    loader_state *state = Py_IsInitialized() ? NULL : PyType_GetModuleState(type);
+    if (state != NULL) {
+        finalization_shorten(state);
+    }
     type->tp_free(self);
     Py_DECREF(type);
 }

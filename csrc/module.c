@@ -362,6 +362,7 @@ take_system(loader_state *state)
         && PyDict_GetItemString(PyModule_GetDict(module), "meta_path") == PySys_GetObject("meta_path")
         && PyDict_GetItemString(PyModule_GetDict(module), "modules") == PySys_GetObject("modules")) {
         state->system = Py_NewRef(PyModule_GetDict(module));
+        state->library = Py_XNewRef(PyDict_GetItemString(state->system, "_stdlib_dir"));
     }
     Py_XDECREF(module);
     if (state->system == NULL && !PyErr_Occurred()) {
@@ -796,6 +797,8 @@ static PyMethodDef methods[] = {
     DO((state)->strings.path_hooks);                                                                                   \
     DO((state)->strings.path_importer_cache);                                                                          \
     DO((state)->system);                                                                                               \
+    DO((state)->library);                                                                                              \
+    DO((state)->hook_reference);                                                                                       \
     for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
         DO((state)->globals[i_].name);                                                                                 \
         DO((state)->globals[i_].original);                                                                             \

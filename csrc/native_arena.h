@@ -7,8 +7,15 @@
 
 #include <stddef.h>
 
+/* What a chunk begins with. */
+struct native_chunk {
+    struct native_chunk *previous;
+    size_t bytes; /* with this */
+};
+
 struct native_arena {
     unsigned char *at, *end; /* what is left of the chunk in use */
+    struct native_chunk *newest;
     size_t next_chunk; /* bytes; 0 at first */
     size_t mapped; /* bytes, in all */
 };

@@ -13,14 +13,18 @@
 #else
 #include <internal/pycore_interpframe.h>
 #endif
+#include <internal/pycore_dict.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_interp.h>
+#include <internal/pycore_pymem.h>
+#include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
 #pragma GCC diagnostic pop
 
 #ifdef __linux__
 #include <link.h>
 #endif
+#include <opcode.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -224,6 +228,7 @@ check_collector(struct native_layout *layout)
 {
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
     layout->young_threshold = 0;
+    layout->collector_is_known = false;
     if (!PyGC_IsEnabled() || !collector->enabled) {
         return;
     }
@@ -236,7 +241,8 @@ check_collector(struct native_layout *layout)
     sound = sound && collector->generations[0].count == before;
     PyGC_Enable();
     PyErr_Clear();
-    if (sound && collector->enabled && collector->generations[0].threshold == DEFAULT_YOUNG_THRESHOLD) {
+    layout->collector_is_known = sound && collector->enabled;
+    if (layout->collector_is_known && collector->generations[0].threshold == DEFAULT_YOUNG_THRESHOLD) {
         layout->young_threshold = DEFAULT_YOUNG_THRESHOLD;
     }
 }
@@ -255,6 +261,7 @@ static void
 check_collector(struct native_layout *layout)
 {
     layout->young_threshold = 0;
+    layout->collector_is_known = false;
 }
 
 #endif
@@ -603,6 +610,384 @@ native_can_tell_observers(void)
         any = PyThreadState_Next(any);
     }
     return sound && any != NULL;
+}
+
+#endif
+
+/* ---- the end of the process: 3.11, 3.12, 3.13 ---- */
+#if NATIVE_KNOWS_FINALIZATION
+
+/* Is anything told of what becomes of objects? */
+#if PY_VERSION_HEX < 0x030c0000
+
+static bool
+is_watched(PyInterpreterState *interpreter)
+{
+    (void)interpreter;
+    return false;
+}
+
+#else
+
+/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 and 3.13: watchers of types, functions and code, of which
+   CPython itself has none; of dictionaries, of which it has two; tools of sys.monitoring. */
+#define OWN_DICTIONARY_WATCHERS 2
+
+static bool
+is_watched(PyInterpreterState *interpreter)
+{
+    bool watched = interpreter->active_func_watchers != 0 || interpreter->active_code_watchers != 0;
+    for (int i = 0; i < TYPE_MAX_WATCHERS; i++) {
+        watched |= interpreter->type_watchers[i] != NULL;
+    }
+    for (int i = OWN_DICTIONARY_WATCHERS; i < DICT_MAX_WATCHERS; i++) {
+        watched |= interpreter->dict_state.watchers[i] != NULL;
+    }
+    for (int i = 0; i < PY_MONITORING_TOOL_IDS; i++) {
+        watched |= interpreter->monitoring_tool_names[i] != NULL;
+    }
+#if PY_VERSION_HEX >= 0x030d0000
+    void *data;
+    watched |= PyRefTracer_GetTracer(&data) != NULL;
+#endif
+    return watched;
+}
+
+#endif
+
+/* A list of the collector's that isn't there, or has nothing in it. */
+static bool
+is_empty(PyObject *list)
+{
+    return list == NULL || (PyList_CheckExact(list) && PyList_GET_SIZE(list) == 0);
+}
+
+bool
+native_end_is_ordinary(const struct native_layout *layout)
+{
+    PyInterpreterState *interpreter = layout->interpreter;
+    PyThreadState *thread = PyThreadState_Get();
+    struct _gc_runtime_state *collector = &interpreter->gc;
+    if (!layout->collector_is_known || layout->debug || thread->interp != interpreter
+        || interpreter != PyInterpreterState_Main() || interpreter != PyInterpreterState_Head()
+        || PyInterpreterState_Next(interpreter) != NULL) {
+        return false;
+    }
+    /* Daemon threads of the module _thread have left the list of threads, and are still in its count. */
+    if (interpreter->threads.head != PyInterpreterState_ThreadHead(interpreter) || interpreter->threads.head != thread
+        || PyThreadState_Next(thread) != NULL || interpreter->threads.count != 0) {
+        return false;
+    }
+    if (collector->debug != 0 || collector->collecting != 0 || !is_empty(collector->garbage)
+        || !is_empty(collector->callbacks)) {
+        return false;
+    }
+    PyFrameObject *frame = PyThreadState_GetFrame(thread);
+    if (frame != NULL) {
+        Py_DECREF(frame);
+        return false;
+    }
+    const PyConfig *config = _Py_GetConfig();
+    if (config->verbose || config->dev_mode || config->malloc_stats || config->dump_refs || config->show_ref_count
+        || config->tracemalloc || config->import_time) {
+        return false;
+    }
+#if PY_VERSION_HEX >= 0x030c0000
+    if (config->perf_profiling) {
+        return false;
+    }
+#endif
+    /* Nothing was put around the memory allocators. */
+    const char *allocators = _PyMem_GetCurrentAllocatorName();
+    if (allocators == NULL || strcmp(allocators, "pymalloc") != 0) {
+        return false;
+    }
+    return interpreter->co_extra_user_count == 0
+           && _PyInterpreterState_GetEvalFrameFunc(interpreter) == _PyEval_EvalFrameDefault && !is_watched(interpreter);
+}
+
+/* What a program itself made comes behind what its imports made, and is what most often decides. */
+#define NEWEST_OBJECTS 1000
+
+/* Asks for the memory behind an object that will be looked at soon. */
+static inline void
+prefetch_behind(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (type == &PyDict_Type) {
+        __builtin_prefetch(((PyDictObject *)object)->ma_keys);
+    }
+}
+
+/* Most of the time would be spent waiting for memory: so what will be looked at is asked for some objects before. */
+static bool
+each_in_list(PyGC_Head *list, bool (*call)(PyObject *object, void *argument), void *argument)
+{
+    PyGC_Head *next, *soon = list, *later = list;
+    for (int i = 0; i < 8; i++) {
+        later = (PyGC_Head *)later->_gc_next;
+    }
+    for (int i = 0; i < 4; i++) {
+        soon = (PyGC_Head *)soon->_gc_next;
+    }
+    for (PyGC_Head *at = (PyGC_Head *)list->_gc_next; at != list; at = next) {
+        next = (PyGC_Head *)at->_gc_next;
+        later = (PyGC_Head *)later->_gc_next;
+        __builtin_prefetch(later);
+        __builtin_prefetch((char *)later + 64);
+        soon = (PyGC_Head *)soon->_gc_next;
+        if (soon != list) {
+            prefetch_behind((PyObject *)(soon + 1));
+        }
+        if (!call((PyObject *)(at + 1), argument)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The newest objects of a list, which are its last. The two low bits of _gc_prev are flags. */
+static bool
+newest_in_list(PyGC_Head *list, int count, bool (*call)(PyObject *object, void *argument), void *argument)
+{
+    PyGC_Head *at = (PyGC_Head *)(list->_gc_prev & _PyGC_PREV_MASK);
+    for (; at != list && count > 0; at = (PyGC_Head *)(at->_gc_prev & _PyGC_PREV_MASK), count--) {
+        if (!call((PyObject *)(at + 1), argument)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool
+native_each_tracked(const struct native_layout *layout, bool (*call)(PyObject *object, void *argument), void *argument)
+{
+    struct _gc_runtime_state *collector = &layout->interpreter->gc;
+    if (!newest_in_list(&collector->generations[NUM_GENERATIONS - 1].head, NEWEST_OBJECTS, call, argument)) {
+        return false;
+    }
+    for (int i = NUM_GENERATIONS - 1; i >= 0; i--) {
+        if (!each_in_list(&collector->generations[i].head, call, argument)) {
+            return false;
+        }
+    }
+    return each_in_list(&collector->permanent_generation.head, call, argument);
+}
+
+void
+native_roots(const struct native_layout *layout, PyObject *roots[2])
+{
+    roots[0] = PyThreadState_Get()->dict;
+    roots[1] = layout->interpreter->dict;
+}
+
+/* Modules/_threadmodule.c, localdummyobject; in 3.13 _thread._local has the dictionaries, and shows them to the collector. */
+struct local_dummy {
+    PyObject_HEAD
+#if PY_VERSION_HEX < 0x030d0000
+    PyObject *localdict;
+#endif
+    PyObject *weakreflist;
+};
+
+PyObject *
+native_thread_locals(PyObject *dummy)
+{
+    PyTypeObject *type = Py_TYPE(dummy);
+    if (type->tp_basicsize != (Py_ssize_t)sizeof(struct local_dummy)
+        || type->tp_weaklistoffset != (Py_ssize_t)offsetof(struct local_dummy, weakreflist)) {
+        return NULL;
+    }
+#if PY_VERSION_HEX < 0x030d0000
+    PyObject *values = ((struct local_dummy *)dummy)->localdict;
+    return values != NULL && PyDict_CheckExact(values) ? values : NULL;
+#else
+    return Py_None;
+#endif
+}
+
+/* Objects/dictobject.c, dict_traverse: 3.11 to 3.13. */
+void
+native_dictionary_values(PyObject *object, struct native_values *values)
+{
+    PyDictObject *dictionary = (PyDictObject *)object;
+    PyDictKeysObject *keys = dictionary->ma_keys;
+    values->count = keys->dk_nentries;
+    values->keys = NULL;
+    if (keys->dk_kind == DICT_KEYS_GENERAL) {
+        values->keys = &DK_ENTRIES(keys)->me_key;
+        values->first = &DK_ENTRIES(keys)->me_value;
+        values->stride = sizeof(PyDictKeyEntry) / sizeof(PyObject *);
+    }
+    else if (dictionary->ma_values != NULL) {
+        values->first = dictionary->ma_values->values;
+        values->stride = 1;
+    }
+    else {
+        values->first = &DK_UNICODE_ENTRIES(keys)->me_value;
+        values->stride = sizeof(PyDictUnicodeEntry) / sizeof(PyObject *);
+    }
+}
+
+/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13). The two low bits of _gc_prev are
+   flags. */
+void
+native_freeze(const struct native_layout *layout)
+{
+    struct _gc_runtime_state *collector = &layout->interpreter->gc;
+    PyGC_Head *to = &collector->permanent_generation.head;
+    for (int i = 0; i < NUM_GENERATIONS; i++) {
+        PyGC_Head *from = &collector->generations[i].head;
+        PyGC_Head *first = (PyGC_Head *)from->_gc_next;
+        if (first != from) {
+            PyGC_Head *last = (PyGC_Head *)from->_gc_prev, *before = (PyGC_Head *)to->_gc_prev;
+            before->_gc_next = (uintptr_t)first;
+            first->_gc_prev = (first->_gc_prev & ~_PyGC_PREV_MASK) | (uintptr_t)before;
+            last->_gc_next = (uintptr_t)to;
+            to->_gc_prev = (uintptr_t)last;
+            from->_gc_next = from->_gc_prev = (uintptr_t)from;
+        }
+        collector->generations[i].count = 0;
+    }
+}
+
+/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.13, as far as it is looked at. 3.12 and
+   later have one more pointer at the end of some. */
+struct text_stream {
+    PyObject_HEAD
+    int ok, detached;
+    Py_ssize_t chunk_size;
+    PyObject *buffer, *encoding, *encoder, *decoder, *readnl, *errors;
+    const char *writenl;
+    char flags[9];
+    void *encodefunc;
+    char encoding_start_of_stream;
+    PyObject *decoded_chars;
+    Py_ssize_t decoded_chars_used;
+    PyObject *pending_bytes;
+    Py_ssize_t pending_bytes_count;
+    PyObject *snapshot;
+    double b2cratio;
+    PyObject *raw, *weakreflist, *dict;
+};
+
+struct buffered_stream {
+    PyObject_HEAD
+    PyObject *raw;
+    int ok, detached, readable, writable;
+    char finalizing;
+    int fast_closed_checks;
+    off_t abs_pos;
+    char *buffer;
+    off_t pos, raw_pos, read_end, write_pos, write_end;
+    PyThread_type_lock lock;
+    volatile unsigned long owner;
+    Py_ssize_t buffer_size, buffer_mask;
+    PyObject *dict, *weakreflist;
+};
+
+struct raw_stream {
+    PyObject_HEAD
+    int fd;
+    unsigned int created : 1, readable : 1, writable : 1, appending : 1;
+    signed int seekable : 2;
+    unsigned int closefd : 1;
+    char finalizing;
+    unsigned int blksize;
+    PyObject *weakreflist, *dict;
+};
+
+#define IS_LAID_OUT(type, layout)                                                                                      \
+    ((type)->tp_basicsize - (Py_ssize_t)sizeof(layout) >= 0                                                            \
+     && (type)->tp_basicsize - (Py_ssize_t)sizeof(layout) <= (Py_ssize_t)sizeof(void *)                                \
+     && (type)->tp_weaklistoffset == (Py_ssize_t)offsetof(layout, weakreflist)                                         \
+     && (type)->tp_dictoffset == (Py_ssize_t)offsetof(layout, dict))
+
+/* Attributes of its own could stand in for the methods that close a stream. These don't: Python/pylifecycle.c, create_stdio,
+   and open() set `name` and `mode`; Modules/_io/iobase.c notes that a stream is closed. */
+static bool
+has_plain_attributes(PyObject *dictionary)
+{
+    static const char *const plain[] = {"mode", "name", "__IOBase_closed"};
+    if (dictionary != NULL && !PyDict_CheckExact(dictionary)) {
+        return false;
+    }
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; dictionary != NULL && PyDict_Next(dictionary, &at, &name, &value);) {
+        bool known = false;
+        for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]) && PyUnicode_CheckExact(name); i++) {
+            known |= PyUnicode_CompareWithASCIIString(name, plain[i]) == 0;
+        }
+        if (!known) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool
+native_stream_is_idle(PyObject *stream, PyObject **inner)
+{
+    PyTypeObject *type = Py_TYPE(stream);
+    *inner = NULL;
+    if (strcmp(type->tp_name, "_io.TextIOWrapper") == 0) {
+        struct text_stream *text = (struct text_stream *)stream;
+        *inner = IS_LAID_OUT(type, struct text_stream) ? text->buffer : NULL;
+        return *inner != NULL && text->ok == 1 && text->detached == 0 && text->pending_bytes == NULL
+               && text->pending_bytes_count == 0 && text->encoding != NULL && PyUnicode_CheckExact(text->encoding)
+               && text->errors != NULL && PyUnicode_CheckExact(text->errors) && has_plain_attributes(text->dict);
+    }
+    if (strcmp(type->tp_name, "_io.BufferedReader") == 0 || strcmp(type->tp_name, "_io.BufferedWriter") == 0) {
+        struct buffered_stream *buffered = (struct buffered_stream *)stream;
+        *inner = IS_LAID_OUT(type, struct buffered_stream) ? buffered->raw : NULL;
+        return *inner != NULL && buffered->ok == 1 && buffered->detached == 0
+               && (!buffered->writable || buffered->write_end == -1 || buffered->write_pos == buffered->write_end)
+               && has_plain_attributes(buffered->dict);
+    }
+    if (strcmp(type->tp_name, "_io.FileIO") == 0) {
+        struct raw_stream *raw = (struct raw_stream *)stream;
+        return IS_LAID_OUT(type, struct raw_stream) && (raw->closefd == 0 || raw->fd < 0) && has_plain_attributes(raw->dict);
+    }
+    return false;
+}
+
+/* Objects/genobject.c, _PyGen_Finalize, has nothing to do then. */
+bool
+native_generator_is_finished(PyObject *generator)
+{
+    return ((PyGenObject *)generator)->gi_frame_state >= FRAME_COMPLETED;
+}
+
+/* What the compiler makes of "self.name = constant" (Python/compile.c). Inline caches are zero in what PyCode_GetCode tells. */
+#if PY_VERSION_HEX < 0x030c0000
+#define END_OF_MARK LOAD_CONST, 0, RETURN_VALUE, 0
+#else
+#define END_OF_MARK RETURN_CONST, 0
+#endif
+
+PyObject *
+native_code_that_marks(PyObject *object)
+{
+    static const unsigned char mark[] = {RESUME, 0, LOAD_CONST, 1, LOAD_FAST, 0, STORE_ATTR, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                         END_OF_MARK};
+    PyCodeObject *code = (PyCodeObject *)object;
+    if (code->co_argcount != 2 || code->co_kwonlyargcount != 0 || code->co_nlocalsplus != 2
+        || PyTuple_GET_SIZE(code->co_names) != 1 || PyTuple_GET_SIZE(code->co_consts) != 2
+        || Py_SIZE(code) * NATIVE_UNIT_BYTES != sizeof(mark)
+        || code->co_flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_VARARGS | CO_VARKEYWORDS)) {
+        return NULL;
+    }
+    PyObject *bytes = PyCode_GetCode(code);
+    bool same = bytes != NULL && memcmp(PyBytes_AS_STRING(bytes), mark, sizeof(mark)) == 0;
+    Py_XDECREF(bytes);
+    PyErr_Clear();
+    return same ? PyTuple_GET_ITEM(code->co_names, 0) : NULL;
+}
+
+PyObject *
+native_code_constants(PyObject *code)
+{
+    return ((PyCodeObject *)code)->co_consts;
 }
 
 #endif

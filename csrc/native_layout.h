@@ -188,6 +188,7 @@ struct native_code_parts {
 struct native_layout {
     PyInterpreterState *interpreter;
     bool fixed_types; /* the types of constants have the same addresses in every process of this interpreter */
+    bool collector_is_known; /* its state is where it is expected */
     int young_threshold; /* of the collector when it was looked at; 0: leave the collector alone */
     bool debug; /* a Py_DEBUG interpreter: it wants no immortal strings that aren't its own */
 };
@@ -266,6 +267,81 @@ bool native_can_tell_observers(void);
 /* Would something tell by which way an import is made? An audit hook (of the interpreter or of all); a profiler, tracer
    or tool of sys.monitoring; a recursion limit so near that the frames of importlib might not fit. Reads a few fields. */
 bool native_is_observed(void);
+
+/* ---- the end of the process (finalization.h): 3.11, 3.12, 3.13 ---- */
+#if PY_VERSION_HEX < 0x030e0000
+#define NATIVE_KNOWS_FINALIZATION 1
+
+/* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)? The
+   collector's head lies directly before the object (Include/internal/pycore_gc.h, PyGC_Head). */
+static inline bool
+native_is_tracked(PyObject *object)
+{
+    return ((uintptr_t *)object)[-2] != 0;
+}
+
+/* Is this the end of an ordinary run: the only interpreter with its only thread, no Python frame, an idle collector that
+   tells nobody anything, no debugging aid, and nothing that looks on at objects, classes, functions or frames? Asked while
+   the interpreter is being finalised. */
+bool native_end_is_ordinary(const struct native_layout *layout);
+
+/* Calls for every object in the collector's lists, for some newest ones twice, until a call returns false; that is the result
+   then. Objects may neither be made nor freed meanwhile. */
+bool native_each_tracked(const struct native_layout *layout, bool (*call)(PyObject *object, void *argument), void *argument);
+
+/* 3.11 keeps a copy of the dictionary of sys as it was before site ran, and in it the first sys.meta_path
+   (Python/import.c, fix_up_extension: m_copy); that list is freed when the modules are gone. */
+#define NATIVE_SYS_HAS_COPY (PY_VERSION_HEX < 0x030c0000)
+
+/* What nothing in the collector's lists leads to, and the interpreter holds: the dictionaries of the thread, with what
+   _thread._local keeps in it, and of the interpreter. Borrowed, or NULL. */
+void native_roots(const struct native_layout *layout, PyObject *roots[2]);
+
+/* What an object of _thread._localdummy holds (borrowed): a dictionary, or None if it holds nothing; NULL: it isn't laid out
+   as expected. */
+PyObject *native_thread_locals(PyObject *dummy);
+
+/* The values of an exact dictionary: some of the places are NULL. */
+struct native_values {
+    PyObject **first;
+    Py_ssize_t count, stride; /* the next one is that many places on */
+    PyObject **keys; /* in the same steps; NULL: all keys are exact str */
+};
+void native_dictionary_values(PyObject *dictionary, struct native_values *values);
+
+/* A function's __type_params__ (borrowed), or NULL. */
+static inline PyObject *
+native_type_parameters(PyFunctionObject *function)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    (void)function;
+    return NULL;
+#else
+    return function->func_typeparams;
+#endif
+}
+
+/* Moves all objects out of reach of the collector, as gc.freeze() does. */
+void native_freeze(const struct native_layout *layout);
+
+/* Is an object of exactly _io.TextIOWrapper, BufferedReader, BufferedWriter or FileIO laid out as expected, with no data that
+   wait to be written, no attributes of the program's, and no file to close? *inner is what it wraps (borrowed), or NULL;
+   that needs the same look. */
+bool native_stream_is_idle(PyObject *stream, PyObject **inner);
+
+/* Did the generator or coroutine come to its end? */
+bool native_generator_is_finished(PyObject *generator);
+
+/* The name of the attribute that a method's code, of two positional arguments, sets in the first of them to a constant, if it
+   does nothing else. Borrowed; NULL: other code. */
+PyObject *native_code_that_marks(PyObject *code);
+
+/* A code object's constants (borrowed). */
+PyObject *native_code_constants(PyObject *code);
+
+#else
+#define NATIVE_KNOWS_FINALIZATION 0
+#endif
 
 #endif
 

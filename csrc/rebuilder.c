@@ -134,9 +134,8 @@ rebuild_is_worth_it(const struct session *session)
     return found_left_over && since_rebuild >= PAUSE_LEFT_OVER;
 }
 
-/* Is sys.executable this very interpreter, and a Python by name? An embedding program (uwsgi, a frozen application)
-   that we started with "-c" would do something else. */
-static bool
+/* What is no Python would do something else if it was started with "-c". */
+bool
 executable_is_python(const char *executable)
 {
     if (executable == NULL || executable[0] != '/') {
@@ -322,11 +321,12 @@ at_exit(void)
         }
         if (session->settings.log) {
             fprintf(
-                stderr, "pycds-auto: %s%s%s; hits=%llu misses=%llu stale=%llu%s%s%s\n",
+                stderr, "pycds-auto: %s%s%s; hits=%llu misses=%llu stale=%llu%s%s%s%s\n",
                 session->reason[0] ? "not active: " : "active", session->reason, "", (unsigned long long)session->hits,
                 (unsigned long long)session->misses, (unsigned long long)session->stale,
                 session->record_reason ? "; not recording: " : "",
-                session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "");
+                session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "",
+                session->end_shortened ? "; objects left to the system" : "");
         }
     }
     session->image.bytes = NULL; /* unmapped by the end of the process, at less cost */

@@ -35,6 +35,7 @@ struct session {
     char reason[256]; /* why there is no image in use; "" if there is */
 
     bool recording;
+    bool end_shortened; /* the process's objects were left to the system (finalization.h) */
     const char *record_reason; /* why not recording; NULL if it is, or never was asked to */
 
     uid_t effective_user; /* when the session was made: a server may drop privileges later */

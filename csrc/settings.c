@@ -44,6 +44,7 @@ read_skipped(const char *list)
         {"re", ACCELERATION_RE},
         {"classes", ACCELERATION_CLASSES},
         {"source", ACCELERATION_SOURCE},
+        {"exit", ACCELERATION_EXIT},
     };
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {
@@ -75,6 +76,7 @@ settings_read(struct settings *settings, bool ignore_environment)
 {
     memset(settings, 0, sizeof(*settings));
     settings->disabled = is_set(getenv("PYCDS_DISABLE"));
+    settings->preloaded = is_set(getenv("LD_PRELOAD")) || is_set(getenv("LD_AUDIT"));
     settings->privileged = is_privileged();
     const char *root = NULL;
     if (!ignore_environment && !settings->privileged) {

@@ -11,6 +11,7 @@ enum acceleration {
     ACCELERATION_RE = 8, /* compiled regular expressions */
     ACCELERATION_SOURCE = 16, /* compiled source texts */
     ACCELERATION_CLASSES = 32, /* classes made without looking up all special methods */
+    ACCELERATION_EXIT = 64, /* objects that nobody would see freed are left to the system */
 };
 
 struct settings {
@@ -19,6 +20,7 @@ struct settings {
     bool trust; /* PYCDS_VALIDATE=trust: no file checks */
     bool log; /* PYCDS_LOG=1: a summary on stderr at exit */
     unsigned int skipped; /* PYCDS_SKIP: accelerations to leave out, bits of enum acceleration */
+    bool preloaded; /* LD_PRELOAD or LD_AUDIT: libraries that may look on */
     bool privileged; /* the program may more than who started it: set-uid, set-gid, or a file's capabilities */
     const char *unknown_validate; /* PYCDS_VALIDATE with a value that means nothing (then as "stat"); or NULL */
     char cache_root[4096]; /* "" if there is none */

@@ -163,6 +163,7 @@ typedef struct {
     PyObject *external_globals; /* owned: the dictionary of importlib._bootstrap_external */
     PyObject *cache_tag; /* owned: sys.implementation.cache_tag */
     PyObject *system; /* owned: the dictionary of sys; NULL until prepare_search() */
+    PyObject *library; /* owned: sys._stdlib_dir as it was then; NULL: there was none */
     PyObject *standard_loaders; /* list of (suffix, loader), as FileFinder._loaders */
     PyObject *loader_details; /* tuple of (loader, [suffixes]), FileFinder's arguments behind the path */
     PyObject *standard_hook; /* the interpreter's FileFinder hook of sys.path_hooks */
@@ -182,6 +183,11 @@ typedef struct {
     struct sources sources;
 
     enum { OBSERVERS_DUE, OBSERVERS_KNOWN, OBSERVERS_UNKNOWN } observers; /* can native_is_observed() be asked? */
+
+    /* finalization.h */
+    enum { END_DUE, END_ARMED, END_AS_EVER } end; /* of the process: may objects be left to the system? */
+    bool hook_is_watched;
+    PyObject *hook_reference; /* owned: weak reference to sys.__interactivehook__, with a callback; or NULL */
 
     /* path entries met so far: finder -> index into the array */
     PyObject *entry_index; /* owned dict */

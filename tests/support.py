@@ -271,14 +271,14 @@ def compile_extension(compiler: str, include: str, target: Path, *macros: str) -
     assert done.returncode == 0, done.stderr
 
 
-def compiled_library(target: Path, source: str) -> Path:
-    """A shared library made of C source, for LD_PRELOAD; the test is skipped where there is no compiler."""
+def compiled_library(target: Path, source: str, *flags: str) -> Path:
+    """A shared library made of C source, for LD_PRELOAD or to import; the test is skipped where there is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         import pytest
 
         pytest.skip("no compiler")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-x", "c", "-", "-o", str(target), "-ldl"]
+    command = [compiler, "-shared", "-fPIC", "-O1", *flags, "-x", "c", "-", "-o", str(target), "-ldl"]
     done = subprocess.run(command, input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
