@@ -860,7 +860,13 @@ find(loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_p
         }
         Py_RETURN_NONE;
     }
-    if (!prepare_search(state) || !importlib_is_untouched(state) || !stands_before_path_finder(state, self)) {
+    if (!prepare_search(state) || !stands_before_path_finder(state, self)) {
+        Py_RETURN_NONE;
+    }
+    if (!importlib_is_untouched(state)) {
+        if (state->finders_are_behind) {
+            bring_finders_up_to_date(state);
+        }
         Py_RETURN_NONE;
     }
     PyObject *cache = system_object(state, state->strings.path_importer_cache);

@@ -1,9 +1,13 @@
-/* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and tells when a program has
-   replaced one, or looks on while they run: then everything goes the ordinary way. */
+/* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and of what they call, and tells
+   when a program has replaced something, or looks on while they run: then everything goes the ordinary way. */
 #include "state.h"
 
 #include <string.h>
 
+#include "native_layout.h"
+#include "shortcuts.h"
+
+#define BOOTSTRAP_FILES "<frozen importlib._bootstrap" /* the start of both */
 #define EXTERNAL_FILE "<frozen importlib._bootstrap_external>"
 
 static const struct {
@@ -35,8 +39,30 @@ static const struct {
 };
 _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUARDED_ATTRIBUTES is too small");
 
-static const char *const watched_globals[GUARDED_GLOBALS] = {
-    "_path_stat", "_path_isfile", "_path_isdir", "_relax_case", "cache_from_source"};
+/* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself sets
+   anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others, those
+   that its functions name (co_names of 3.11 to 3.13) on the way of a module that has a source. */
+static const struct {
+    const char *module;
+    const char *names[48]; /* none: all */
+} namespaces[] = {
+    {"_frozen_importlib", {NULL}},
+    {"_frozen_importlib_external", {NULL}},
+    {"builtins",
+     {"__import__", "AttributeError", "EOFError", "Exception", "FileNotFoundError", "ImportError", "ImportWarning",
+      "IndexError", "KeyError", "ModuleNotFoundError", "NotADirectoryError", "NotImplemented", "NotImplementedError",
+      "OSError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bool", "bytearray", "dict", "exec",
+      "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object", "reversed", "set",
+      "setattr", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
+    {"_imp",
+     {"_fix_co_filename", "acquire_lock", "check_hash_based_pycs", "find_frozen", "is_builtin", "is_frozen",
+      "release_lock", "source_hash"}},
+    {"marshal", {"loads"}},
+    {"posix", {"fspath", "getcwd", "listdir", "stat"}},
+    {"_io", {"FileIO", "open_code"}},
+    {"_weakref", {"_remove_dead_weakref", "ref"}},
+};
+_Static_assert(sizeof(namespaces) / sizeof(namespaces[0]) == GUARDED_NAMESPACES, "one struct guarded_namespace for each");
 
 /* Is it a function, or classmethod of one, that the interpreter itself brought? */
 static int
@@ -163,20 +189,125 @@ take_hooks(loader_state *state)
     }
 }
 
-/* Takes note of the globals of importlib._bootstrap_external. */
-static int
-take_globals(loader_state *state, PyObject *external)
+static bool
+is_left_alone(PyObject *name)
 {
-    state->external_globals = Py_XNewRef(PyModule_GetDict(external));
-    for (int i = 0; i < GUARDED_GLOBALS; i++) {
-        state->globals[i].name = PyUnicode_InternFromString(watched_globals[i]);
-        if (state->globals[i].name == NULL) {
+    const char *text = PyUnicode_AsUTF8(name);
+    size_t bytes = text == NULL ? 0 : strlen(text);
+    PyErr_Clear();
+    return text != NULL && (strcmp(text, "_thread") == 0
+           || (bytes > 4 && strncmp(text, "__", 2) == 0 && strcmp(text + bytes - 2, "__") == 0
+               && strcmp(text, "__import__") != 0));
+}
+
+/* Is something that importlib calls, or a constant, the interpreter's own? */
+static bool
+is_own(PyObject *module, PyObject *value)
+{
+    if (PyFunction_Check(value)) {
+        PyObject *file = ((PyCodeObject *)PyFunction_GET_CODE(value))->co_filename;
+        const char *text = PyUnicode_AsUTF8(file);
+        PyErr_Clear();
+        return text != NULL && strncmp(text, BOOTSTRAP_FILES, strlen(BOOTSTRAP_FILES)) == 0;
+    }
+    if (PyCFunction_CheckExact(value)) {
+        return PyCFunction_GET_SELF(value) == module;
+    }
+    if (PyType_Check(value)) {
+        return !(((PyTypeObject *)value)->tp_flags & Py_TPFLAGS_HEAPTYPE)
+               || ((PyTypeObject *)value)->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
+    }
+    return PyUnicode_CheckExact(value) || value == Py_NotImplemented;
+}
+
+/* Takes note of what is in a namespace. RET_ERROR with an exception, or without one: it isn't the interpreter's own. */
+static int
+take_namespace(struct guarded_namespace *namespace, PyObject *module, const char *const *names)
+{
+    namespace->dictionary = Py_XNewRef(PyModule_GetDict(module));
+    namespace->is_whole = names[0] == NULL;
+    if (namespace->is_whole) {
+        namespace->expected = PyDict_Copy(namespace->dictionary);
+        PyObject *name, *value;
+        for (Py_ssize_t at = 0; namespace->expected != NULL && PyDict_Next(namespace->expected, &at, &name, &value);) {
+            if (!PyUnicode_CheckExact(name) || (PyFunction_Check(value) && !is_own(module, value))) {
+                return RET_ERROR;
+            }
+            namespace->count += !is_left_alone(name);
+        }
+        return namespace->expected == NULL ? RET_ERROR : RET_OK;
+    }
+    namespace->expected = PyDict_New();
+    for (; namespace->expected != NULL && *names != NULL; names++) {
+        PyObject *value = PyDict_GetItemString(namespace->dictionary, *names);
+        if (value == NULL) {
+            continue; /* another version's */
+        }
+        if (!is_own(module, value) || PyDict_SetItemString(namespace->expected, *names, value) < 0) {
             return RET_ERROR;
         }
-        state->globals[i].original =
-            Py_XNewRef(PyDict_GetItemWithError(state->external_globals, state->globals[i].name));
+    }
+    return namespace->expected == NULL ? RET_ERROR : RET_OK;
+}
+
+/* Does a dictionary's version tell of every change? */
+static bool
+versions_tell_changes(void)
+{
+    PyObject *dictionary = PyDict_New();
+    bool tell = dictionary != NULL && native_dictionary_version(dictionary) != 0;
+    uint64_t before = tell ? native_dictionary_version(dictionary) : 0;
+    for (int step = 0; tell && step < 3; step++) {
+        int done = step == 2 ? PyDict_DelItemString(dictionary, "x")
+                             : PyDict_SetItemString(dictionary, "x", step == 0 ? Py_None : Py_True);
+        tell = done == 0 && native_dictionary_version(dictionary) != before;
+        before = native_dictionary_version(dictionary);
+    }
+    Py_XDECREF(dictionary);
+    PyErr_Clear();
+    return tell;
+}
+
+static int
+take_namespaces(loader_state *state, const char **reason)
+{
+    state->versions_tell_changes = versions_tell_changes();
+    for (int i = 0; i < GUARDED_NAMESPACES; i++) {
+        PyObject *module = loaded_module(namespaces[i].module);
+        bool is_module = module != NULL && PyModule_Check(module);
+        int result = is_module ? take_namespace(&state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
+        Py_XDECREF(module);
+        if (result != RET_OK) {
+            if (!PyErr_Occurred()) {
+                *reason = "what importlib calls was patched before pycds-auto was activated";
+            }
+            return RET_ERROR;
+        }
     }
     return RET_OK;
+}
+
+static bool
+namespace_is_same(loader_state *state, const struct guarded_namespace *namespace)
+{
+    PyObject *name, *value;
+    PyObject *from = namespace->is_whole ? namespace->dictionary : namespace->expected;
+    PyObject *to = namespace->is_whole ? namespace->expected : namespace->dictionary;
+    Py_ssize_t found = 0;
+    for (Py_ssize_t at = 0; PyDict_Next(from, &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name)) {
+            return false;
+        }
+        if (namespace->is_whole && is_left_alone(name)) {
+            continue;
+        }
+        if (PyDict_GetItemWithError(to, name) != value && !(namespace->is_whole && shortcuts_put_in_place(state, value))) {
+            PyErr_Clear();
+            return false;
+        }
+        found++;
+    }
+    return !namespace->is_whole || found == namespace->count;
 }
 
 int
@@ -215,7 +346,7 @@ guard_importlib(loader_state *state, const char **reason)
         || take(state->path_finder, "_path_importer_cache", &state->plain_path_importer_cache) != RET_OK
         || take(state->path_finder, "_get_spec", &state->plain_get_spec) != RET_OK
         || take(state->file_finder, "find_spec", &state->file_finder_find_spec) != RET_OK
-        || take_loaders(state, external) != RET_OK || take_globals(state, external) != RET_OK) {
+        || take_loaders(state, external) != RET_OK || take_namespaces(state, reason) != RET_OK) {
         goto done;
     }
     take_hooks(state);
@@ -269,10 +400,14 @@ import_is_observed(loader_state *state)
 bool
 importlib_is_untouched(loader_state *state)
 {
-    for (int i = 0; i < GUARDED_GLOBALS; i++) {
-        if (PyDict_GetItemWithError(state->external_globals, state->globals[i].name) != state->globals[i].original) {
-            PyErr_Clear();
-            return false;
+    for (int i = 0; i < GUARDED_NAMESPACES; i++) {
+        struct guarded_namespace *namespace = &state->namespaces[i];
+        uint64_t version = native_dictionary_version(namespace->dictionary);
+        if (version != namespace->checked_version || !state->versions_tell_changes) {
+            if (!namespace_is_same(state, namespace)) {
+                return false;
+            }
+            namespace->checked_version = version;
         }
     }
     bool same_tags = true;

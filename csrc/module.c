@@ -767,7 +767,6 @@ static PyMethodDef methods[] = {
     DO((state)->namespace_path);                                                                                       \
     DO((state)->zipimporter);                                                                                          \
     DO((state)->file_finder_find_spec);                                                                                \
-    DO((state)->external_globals);                                                                                     \
     DO((state)->cache_tag);                                                                                            \
     DO((state)->plain_path_importer_cache);                                                                            \
     DO((state)->plain_get_spec);                                                                                       \
@@ -799,9 +798,9 @@ static PyMethodDef methods[] = {
     DO((state)->system);                                                                                               \
     DO((state)->library);                                                                                              \
     DO((state)->hook_reference);                                                                                       \
-    for (int i_ = 0; i_ < GUARDED_GLOBALS; i_++) {                                                                     \
-        DO((state)->globals[i_].name);                                                                                 \
-        DO((state)->globals[i_].original);                                                                             \
+    for (int i_ = 0; i_ < GUARDED_NAMESPACES; i_++) {                                                                  \
+        DO((state)->namespaces[i_].dictionary);                                                                        \
+        DO((state)->namespaces[i_].expected);                                                                          \
     }                                                                                                                  \
     for (int i_ = 0; i_ < GUARDED_TYPES; i_++) {                                                                       \
         DO((state)->guarded[i_].type);                                                                                 \

@@ -345,6 +345,24 @@ PyObject *native_code_constants(PyObject *code);
 
 #endif
 
+/* ---- versions of dictionaries, native encoding or not ----
+
+   A number that every change of a dictionary changes (Objects/dictobject.c, ma_version_tag, 3.8 to 3.13; in 3.14 it is
+   gone). 0: there is none. */
+static inline uint64_t
+native_dictionary_version(PyObject *dictionary)
+{
+#if PY_VERSION_HEX < 0x030e0000
+    _Py_COMP_DIAG_PUSH
+    _Py_COMP_DIAG_IGNORE_DEPR_DECLS
+    return ((PyDictObject *)dictionary)->ma_version_tag;
+    _Py_COMP_DIAG_POP
+#else
+    (void)dictionary;
+    return 0;
+#endif
+}
+
 /* ---- source texts (sources.h), native encoding or not ----
 
    Interns the name of a file as making a code object does (Objects/codeobject.c, init_code, 3.13; before, it does not):

@@ -41,7 +41,7 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     static char *names[] = {"name", NULL};
     PyObject *name;
     loader_state *state = PyType_GetModuleState(type);
-    if (state != NULL && state->shortcuts.installed && import_is_observed(state)) {
+    if (state != NULL && state->shortcuts.installed && (import_is_observed(state) || !importlib_is_untouched(state))) {
         /* the first of an import's steps: the others will find what they replaced, too */
         step_aside(state);
         patterns_step_aside(state);
@@ -586,7 +586,7 @@ handle_fromlist(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
 {
     loader_state *state = PyModule_GetState(self);
     if (count == 3 && keywords == NULL && state->shortcuts.installed && has_all_names(arguments[0], arguments[1])
-        && !import_is_observed(state)) {
+        && !import_is_observed(state) && importlib_is_untouched(state)) {
         return Py_NewRef(arguments[0]);
     }
     leave_call();
@@ -753,6 +753,13 @@ replace(loader_state *state, PyObject *globals)
     return complete;
 }
 
+bool
+shortcuts_put_in_place(loader_state *state, PyObject *value)
+{
+    return PyType_Check(value) ? ((PyTypeObject *)value)->tp_new == manager_new
+                               : PyCFunction_Check(value) && PyCFunction_GET_SELF(value) == state->module;
+}
+
 static void
 put_back(loader_state *state)
 {
@@ -760,9 +767,7 @@ put_back(loader_state *state)
     for (int i = 0; globals != NULL && i < SHORTCUTS; i++) {
         PyObject *plain = *plain_slot(state, i);
         PyObject *now = PyDict_GetItemString(globals, replaced_names[i]);
-        bool ours = now != NULL && !is_bootstrap_function(now)
-                    && (PyType_Check(now) ? ((PyTypeObject *)now)->tp_new == manager_new
-                                          : PyCFunction_Check(now) && PyCFunction_GET_SELF(now) == state->module);
+        bool ours = now != NULL && shortcuts_put_in_place(state, now);
         if (plain != NULL && ours && PyDict_SetItemString(globals, replaced_names[i], plain) != 0) {
             PyErr_Clear();
         }

@@ -11,7 +11,8 @@
    - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no;
    - _handle_fromlist: 1, for each statement "from package import name", mostly to see that the name is there.
    Each handles the ordinary case, of a module that ours is the loader of, and calls what it replaced for anything else.
-   While something looks on (import_is_observed) all of them are back in their places. */
+   While something looks on (import_is_observed), or something that importlib calls was replaced (importlib_is_untouched), all
+   of them are back in their places. */
 #ifndef PYCDS_SHORTCUTS_H
 #define PYCDS_SHORTCUTS_H
 
@@ -23,6 +24,9 @@ void shortcuts_install(loader_state *state);
 
 /* Is ModuleSpec what it was, so that one can be made attribute by attribute? */
 bool shortcuts_know_specs(const loader_state *state);
+
+/* Is it one of ours, in the place of what it stands in for? */
+bool shortcuts_put_in_place(loader_state *state, PyObject *value);
 
 /* Puts back what was replaced, and forgets it. */
 void shortcuts_clear(loader_state *state);

@@ -43,12 +43,16 @@ struct guarded_attribute {
     PyObject *original; /* owned */
 };
 
-/* A global of importlib._bootstrap_external that our shortcuts stand in for, and what it was. */
-#define GUARDED_GLOBALS 5
+/* A namespace in which importlib finds what it calls, and what was there at the first look-up. While the dictionary's version
+   is the one of the last check, nothing in it was replaced. */
+#define GUARDED_NAMESPACES 8
 
-struct guarded_global {
-    PyObject *name; /* owned, interned */
-    PyObject *original; /* owned */
+struct guarded_namespace {
+    PyObject *dictionary; /* owned */
+    PyObject *expected; /* owned dict */
+    bool is_whole; /* all names count, not only those that are expected */
+    Py_ssize_t count; /* of these names */
+    uint64_t checked_version; /* 0: to be checked */
 };
 
 /* The strings that we look things up with. */
@@ -160,7 +164,6 @@ typedef struct {
     /* importlib, as found at the first look-up (path_finder: at activation); all owned */
     PyObject *path_finder, *file_finder, *source_file_loader, *extension_file_loader, *module_spec, *namespace_path,
         *zipimporter, *plain_path_importer_cache, *plain_get_spec, *file_finder_find_spec;
-    PyObject *external_globals; /* owned: the dictionary of importlib._bootstrap_external */
     PyObject *cache_tag; /* owned: sys.implementation.cache_tag */
     PyObject *system; /* owned: the dictionary of sys; NULL until prepare_search() */
     PyObject *library; /* owned: sys._stdlib_dir as it was then; NULL: there was none */
@@ -173,7 +176,8 @@ typedef struct {
     struct guarded_type guarded[GUARDED_TYPES];
     struct guarded_attribute attributes[GUARDED_ATTRIBUTES];
     size_t attribute_count;
-    struct guarded_global globals[GUARDED_GLOBALS];
+    struct guarded_namespace namespaces[GUARDED_NAMESPACES];
+    bool versions_tell_changes; /* dictionaries have versions */
     struct interned strings;
 
     struct native_use native;

@@ -188,6 +188,51 @@ PROGRAMS = {
         loader.exec_module(module)
         print(type(module).__name__, module.X, type(module).__name__)
     """,
+    "what importlib calls is replaced by functions that tell": """
+        import builtins, marshal, _imp, posix, _io, importlib
+        import decimal, argparse  # hits enough for all that is put in place
+        external, bootstrap = importlib._bootstrap_external, importlib._bootstrap
+        places = [(builtins, "__import__ isinstance len getattr"), (marshal, "loads"),
+                  (_imp, "_fix_co_filename"), (posix, "stat fspath"), (_io, "open_code"),
+                  (external, "_path_join spec_from_file_location _classify_pyc _compile_bytecode _get_cached"),
+                  (bootstrap, "_get_module_lock _verbose_message _call_with_frames_removed")]
+        number = 0
+        for owner, names in places:
+            for name in names.split():
+                plain, calls = getattr(owner, name), []
+                def told(*arguments, calls=calls, plain=plain, **keywords):
+                    calls.append(sys._getframe(1).f_code.co_name)
+                    return plain(*arguments, **keywords)
+                for module in "alpha", "pack", "pack.sub":
+                    sys.modules.pop(module, None)
+                setattr(owner, name, told)
+                import alpha
+                from pack import sub
+                setattr(owner, name, plain)
+                print(name, calls)
+        for module in "alpha", "pack", "pack.sub":
+            sys.modules.pop(module, None)
+        import alpha
+        print(alpha.X, alpha.__cached__ is not None)
+    """,
+    "which modules may be imported is decided by __import__": """
+        from unittest import mock
+        plain = __import__
+        def only_alpha(name, *arguments):
+            if name != "alpha": raise ImportError(f"not allowed: {name}")
+            return plain(name, *arguments)
+        with mock.patch("builtins.__import__", side_effect=only_alpha) as patched:
+            try: import alpha; print("imported")
+            except ImportError as error: print(error)
+        print([call.args[0] for call in patched.call_args_list])
+    """,
+    "constants of importlib": """
+        import importlib
+        importlib._bootstrap_external._PYCACHE = "elsewhere"
+        sys.dont_write_bytecode = True
+        import alpha
+        print(alpha.__cached__)
+    """,
     "a missing module's error": """
         import traceback
         for statement in 'import nonexistent', 'import pack.nonexistent', 'from pack import nonexistent', 'import alpha.x':
@@ -212,7 +257,8 @@ def primed(venv, tmp_path_factory) -> tuple[User, str, str]:
     home.mkdir()
     user = User(venv.python, home, {"PYTHONPATH": f"{lib}:{lib2}"})
     program = "import alpha, beta, pack.sub, pycds_auto; print(pycds_auto.stats()['stale'] + pycds_auto.stats()['misses'])"
-    for statement in "import alpha, beta, pack.sub, inspect, pickle, importlib.util, traceback", program:
+    others = "inspect, pickle, importlib.util, traceback, decimal, argparse, unittest.mock"
+    for statement in f"import alpha, beta, pack.sub, {others}", program:
         user.run("-c", statement)
         age(root / "lib", root / "lib2")  # pycs were written
         user.build()
