@@ -21,6 +21,7 @@
 #include "finalization.h"
 #include "patterns.h"
 #include "recorder.h"
+#include "results.h"
 #include "shortcuts.h"
 
 typedef struct {
@@ -58,11 +59,17 @@ stat_unlocked(const char *path, struct stat *status)
 
 /* ---- specs, as importlib's spec_from_file_location makes them ---- */
 
-/* An object of a class that a class statement made, with nothing in it: what object.__new__ makes. */
+/* An object of a class that a class statement made, with nothing in it: object.__new__(type). Not tp_alloc alone: on 3.11 and
+   3.12 it is object_new (Objects/typeobject.c) that gives the object room for attributes, and without that it would get a
+   dictionary at its first attribute, of three times the size. */
 static PyObject *
 new_instance(PyObject *type)
 {
-    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+    PyObject *no_arguments = PyTuple_New(0); /* of which there is only one */
+    PyObject *instance =
+        no_arguments == NULL ? NULL : PyBaseObject_Type.tp_new((PyTypeObject *)type, no_arguments, NULL);
+    Py_XDECREF(no_arguments);
+    return instance;
 }
 
 /* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.13), for a module with a file. */
@@ -363,26 +370,29 @@ learn_entry(loader_state *state, PyObject *finder)
     if (standard == 0 || !PyUnicode_CheckExact(finder_path)) {
         return entry;
     }
-    Py_ssize_t bytes;
-    const char *text = PyUnicode_AsUTF8AndSize(finder_path, &bytes);
-    if (text == NULL) {
-        PyErr_Clear(); /* a path with undecodable bytes */
-        return entry;
+    PyObject *keep;
+    const char *text;
+    size_t bytes;
+    if (!result_text(finder_path, &keep, &text, &bytes)) {
+        return PyErr_Occurred() ? NULL : entry; /* a path with undecodable bytes */
     }
-    if (bytes == 0 || text[0] != '/' || bytes >= PYCDS_PATH_BYTES || strlen(text) != (size_t)bytes) {
+    if (bytes == 0 || text[0] != '/' || bytes >= PYCDS_PATH_BYTES || strlen(text) != bytes) {
+        Py_XDECREF(keep);
         return entry;
     }
     while (bytes > 0 && text[bytes - 1] == '/') {
         bytes--;
     }
-    entry->path = PyMem_Malloc((size_t)bytes + 1);
+    entry->path = PyMem_Malloc(bytes + 1);
     if (entry->path == NULL) {
+        Py_XDECREF(keep);
         PyErr_NoMemory();
         return NULL;
     }
-    memcpy(entry->path, text, (size_t)bytes);
+    memcpy(entry->path, text, bytes);
     entry->path[bytes] = '\0';
-    entry->path_bytes = (size_t)bytes;
+    entry->path_bytes = bytes;
+    Py_XDECREF(keep);
     if (session_serves(state->session)) {
         struct image *image = &state->session->image;
         entry->directory = image_directory(image, entry->path, entry->path_bytes);
@@ -427,55 +437,135 @@ entry_of(loader_state *state, PyObject *finder)
     return PyErr_Occurred() || state->entry_count >= 4096 ? NULL : learn_entry(state, finder);
 }
 
-/* Do sys.path_hooks start with the interpreter's own two, so that a directory is theirs whatever follows? */
+/* Do sys.path_hooks start with the interpreter's own two, so that a directory is theirs whatever follows (zipimporter refuses
+   it, FileFinder takes it)? `alone`: does nothing follow, so that every path entry is theirs, or nobody's? */
 static bool
-hooks_are_standard(loader_state *state)
+hooks_are_standard(loader_state *state, bool *alone)
 {
     PyObject *hooks = system_object(state, state->strings.path_hooks);
+    *alone = hooks != NULL && PyList_CheckExact(hooks) && PyList_GET_SIZE(hooks) == 2;
     return hooks != NULL && PyList_CheckExact(hooks) && PyList_GET_SIZE(hooks) >= 2 && state->zipimporter != NULL
            && state->standard_hook != NULL && PyList_GET_ITEM(hooks, 0) == state->zipimporter
            && PyList_GET_ITEM(hooks, 1) == state->standard_hook;
 }
 
-/* PathFinder._path_importer_cache(entry): the finder of a path entry, made and remembered if need be. For a directory
-   that the image knows and that is there, the hooks' answer is known without asking them (zipimporter refuses a
-   directory, FileFinder takes it). New reference; Py_None: no finder. */
-static PyObject *
-finder_for(loader_state *state, PyObject *cache, PyObject *entry)
+/* Is the pending exception one that importlib ran into itself, rather than what a signal's handler raised there? Then it comes
+   again when PathFinder looks, and its traceback shows PathFinder's frames, as plain Python's. Clears it if so. */
+static bool
+is_importlib_error(void)
 {
-    if (PyUnicode_GET_LENGTH(entry) > 0) {
-        PyObject *finder = PyDict_GetItemWithError(cache, entry);
-        if (finder != NULL) {
-            return Py_NewRef(finder);
-        }
-        if (PyErr_Occurred()) {
-            return NULL;
-        }
-        if (session_serves(state->session) && hooks_are_standard(state)) {
-            Py_ssize_t bytes;
-            struct stat now;
-            const char *text = PyUnicode_AsUTF8AndSize(entry, &bytes);
-            if (text == NULL) {
-                PyErr_Clear();
-            }
-            else if (
-                bytes > 1 && text[0] == '/' && text[bytes - 1] != '/' && strlen(text) == (size_t)bytes
-                && image_directory(&state->session->image, text, (size_t)bytes) != NULL
-                && stat_unlocked(text, &now) == 0 && S_ISDIR(now.st_mode)) {
-                PyObject *arguments[4] = {entry};
-                size_t count = 1;
-                for (; count < 4 && (Py_ssize_t)count <= PyTuple_GET_SIZE(state->loader_details); count++) {
-                    arguments[count] = PyTuple_GET_ITEM(state->loader_details, count - 1);
-                }
-                finder = PyObject_Vectorcall(state->file_finder, arguments, count, NULL);
-                if (finder != NULL && PyDict_SetItem(cache, entry, finder) != 0) {
-                    Py_CLEAR(finder);
-                }
-                return finder;
-            }
-        }
+    if (!PyErr_ExceptionMatches(PyExc_OSError) && !PyErr_ExceptionMatches(PyExc_ValueError)) {
+        return false;
     }
-    return PyObject_CallOneArg(state->plain_path_importer_cache, entry);
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyTracebackObject *last = (PyTracebackObject *)traceback;
+    while (last != NULL && last->tb_next != NULL) {
+        last = last->tb_next;
+    }
+    bool frozen = false;
+    if (last != NULL) {
+        PyCodeObject *code = PyFrame_GetCode(last->tb_frame);
+        static const char start[] = "<frozen ";
+        PyObject *prefix = PyUnicode_FromStringAndSize(start, sizeof(start) - 1);
+        frozen = prefix != NULL
+                 && PyUnicode_Tailmatch(code->co_filename, prefix, 0, PyUnicode_GET_LENGTH(code->co_filename), -1) == 1;
+        PyErr_Clear();
+        Py_XDECREF(prefix);
+        Py_DECREF(code);
+    }
+    PyErr_Restore(type, value, traceback);
+    if (frozen) {
+        PyErr_Clear();
+    }
+    return frozen;
+}
+
+/* Is it the path of a directory that is there? `known`: does the image know it? */
+static bool
+is_directory(loader_state *state, PyObject *entry, bool *known)
+{
+    PyObject *keep;
+    const char *text;
+    size_t bytes;
+    struct stat now;
+    *known = false;
+    if (!result_text(entry, &keep, &text, &bytes)) {
+        PyErr_Clear();
+        return false;
+    }
+    bool there = bytes > 1 && text[0] == '/' && text[bytes - 1] != '/' && strlen(text) == bytes
+                 && stat_unlocked(text, &now) == 0 && S_ISDIR(now.st_mode);
+    *known = there && session_serves(state->session) && image_directory(&state->session->image, text, bytes) != NULL;
+    Py_XDECREF(keep);
+    return there;
+}
+
+/* PathFinder._path_importer_cache(entry) for an entry that isn't empty: *finder (a new reference; None: nobody's) is that of a path entry, made and
+   remembered if need be. ANSWER_ASK; ANSWER_ERROR; ANSWER_DECLINE: a program's own hook would be asked, or there is an
+   error to raise, and either shows by which way it was come to. */
+static enum answer
+finder_for(loader_state *state, PyObject *cache, PyObject *entry, PyObject **finder)
+{
+    PyObject *found = PyDict_GetItemWithError(cache, entry);
+    if (found != NULL || PyErr_Occurred()) {
+        *finder = Py_XNewRef(found);
+        return found == NULL ? ANSWER_ERROR : ANSWER_ASK;
+    }
+    bool known, alone;
+    if (!hooks_are_standard(state, &alone) || (!is_directory(state, entry, &known) && !alone)) {
+        return ANSWER_DECLINE;
+    }
+    if (!known) {
+        *finder = PyObject_CallOneArg(state->plain_path_importer_cache, entry);
+        return *finder != NULL ? ANSWER_ASK : is_importlib_error() ? ANSWER_DECLINE : ANSWER_ERROR;
+    }
+    PyObject *arguments[4] = {entry};
+    size_t count = 1;
+    for (; count < 4 && (Py_ssize_t)count <= PyTuple_GET_SIZE(state->loader_details); count++) {
+        arguments[count] = PyTuple_GET_ITEM(state->loader_details, count - 1);
+    }
+    *finder = PyObject_Vectorcall(state->file_finder, arguments, count, NULL);
+    if (*finder != NULL && PyDict_SetItem(cache, entry, *finder) != 0) {
+        Py_CLEAR(*finder);
+    }
+    return *finder == NULL ? ANSWER_ERROR : ANSWER_ASK;
+}
+
+/* The finder of the current directory, which "" in sys.path stands for, as finder_for. */
+static enum answer
+finder_of_current(loader_state *state, PyObject *cache, PyObject **finder)
+{
+    char folder[PYCDS_PATH_BYTES];
+    if (getcwd(folder, sizeof(folder)) == NULL) {
+        if (errno != ENOENT) {
+            return ANSWER_DECLINE;
+        }
+        *finder = Py_NewRef(Py_None);
+        return ANSWER_ASK;
+    }
+    PyObject *entry = PyUnicode_DecodeFSDefault(folder);
+    enum answer answer = entry == NULL ? ANSWER_ERROR : finder_for(state, cache, entry, finder);
+    Py_XDECREF(entry);
+    return answer;
+}
+
+
+/* May a finder be asked from here? Where it is a program's own, or has a path or loaders that are, their code might see that
+   PathFinder's frames are missing. */
+static bool
+may_be_asked(loader_state *state, PyObject *finder)
+{
+    if ((PyObject *)Py_TYPE(finder) == state->zipimporter) {
+        return true;
+    }
+    PyObject *index = (PyObject *)Py_TYPE(finder) != state->file_finder
+                          ? NULL
+                          : PyDict_GetItemWithError(state->entry_index, finder);
+    const struct path_entry *entry = index == NULL ? NULL : &state->entries[PyLong_AsSize_t(index)];
+    PyErr_Clear();
+    return entry != NULL && PyTuple_GET_SIZE(entry->loader_items) > 0 && PyUnicode_CheckExact(entry->finder_path)
+           && finder_is_unchanged(state, entry);
 }
 
 /* Asks an entry's own finder, and reads its spec as PathFinder._get_spec does. */
@@ -483,14 +573,17 @@ static enum answer
 ask(loader_state *state, struct search *search, PyObject *finder, PyObject **result)
 {
     search->asked = true;
-    if ((PyObject *)Py_TYPE(finder) != state->file_finder && (PyObject *)Py_TYPE(finder) != state->zipimporter) {
+    if (!may_be_asked(state, finder)) {
         return ANSWER_DECLINE; /* may do anything when asked, and if it has nothing PathFinder would ask it once more */
     }
     PyObject *arguments[] = {finder, search->full_name, search->target};
     PyObject *spec = PyObject_VectorcallMethod(state->strings.find_spec, arguments, 3, NULL);
-    if (spec == NULL || spec == Py_None) {
-        Py_XDECREF(spec);
-        return spec == NULL ? ANSWER_ERROR : ANSWER_NOT_HERE;
+    if (spec == NULL) {
+        return is_importlib_error() ? ANSWER_DECLINE : ANSWER_ERROR;
+    }
+    if (spec == Py_None) {
+        Py_DECREF(spec);
+        return ANSWER_NOT_HERE;
     }
     PyObject *loader = PyObject_GetAttr(spec, state->strings.loader);
     if (loader == NULL) {
@@ -513,13 +606,13 @@ ask(loader_state *state, struct search *search, PyObject *finder, PyObject **res
     if ((PyObject *)Py_TYPE(loader) == state->source_file_loader
         && (PyObject *)Py_TYPE(finder) == state->file_finder) {
         /* found the ordinary way; its code may be in the image all the same */
-        PyObject *path = PyObject_GetAttr(loader, state->strings.path);
-        Py_ssize_t bytes = 0;
-        const char *text = path != NULL && PyUnicode_CheckExact(path) ? PyUnicode_AsUTF8AndSize(path, &bytes) : NULL;
-        if (text == NULL) {
+        PyObject *path = PyObject_GetAttr(loader, state->strings.path), *keep = NULL;
+        const char *text;
+        size_t bytes;
+        if (path == NULL || !PyUnicode_CheckExact(path) || !result_text(path, &keep, &text, &bytes)) {
             PyErr_Clear();
         }
-        else if (is_archived(state, text, (size_t)bytes)) {
+        else if (is_archived(state, text, bytes)) {
             PyObject *loader_arguments[] = {search->full_name, path};
             PyObject *type = loader_type(state);
             PyObject *ours = type == NULL ? NULL : PyObject_Vectorcall(type, loader_arguments, 2, NULL);
@@ -531,6 +624,7 @@ ask(loader_state *state, struct search *search, PyObject *finder, PyObject **res
         else if (text[0] == '/') {
             note_miss(state, text);
         }
+        Py_XDECREF(keep);
         Py_XDECREF(path);
     }
     Py_DECREF(loader);
@@ -565,12 +659,13 @@ search_entry(loader_state *state, struct search *search, PyObject *cache, PyObje
     if (is_current && current_directory_lacks(state, search, cache)) {
         return ANSWER_NOT_HERE;
     }
-    PyObject *finder = finder_for(state, cache, path);
-    if (finder == NULL || finder == Py_None) {
+    PyObject *finder = NULL;
+    enum answer answer =
+        is_current ? finder_of_current(state, cache, &finder) : finder_for(state, cache, path, &finder);
+    if (answer != ANSWER_ASK || finder == Py_None) {
         Py_XDECREF(finder);
-        return finder == NULL ? ANSWER_ERROR : ANSWER_NOT_HERE;
+        return answer != ANSWER_ASK ? answer : ANSWER_NOT_HERE;
     }
-    enum answer answer = ANSWER_ASK;
     struct path_entry *known = entry_of(state, finder);
     if (known == NULL && PyErr_Occurred()) {
         answer = ANSWER_ERROR;

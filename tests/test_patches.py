@@ -155,6 +155,88 @@ PROGRAMS = {
         import alpha
         print(alpha.X)
     """,
+    "a hook looks at its callers": """
+        def callers():
+            frame, names = sys._getframe(2), []
+            while frame: names.append(frame.f_code.co_name); frame = frame.f_back
+            return names
+        class Finder:
+            def find_spec(self, name, target=None):
+                print('asked', name, callers())
+                if name == 'raises': raise RuntimeError('finder')
+        def hook(path):
+            print('hook', path == 'special:', callers())
+            if path != 'special:': raise ImportError
+            return Finder()
+        import traceback
+        for place in 2, 0:
+            sys.path_hooks.insert(place, hook)
+            sys.path_importer_cache.clear()
+            sys.path.insert(0, 'special:')
+            import alpha
+            try: import raises
+            except RuntimeError: traceback.print_exc(file=sys.stdout)
+            import beta, pack.sub
+            for name in 'alpha', 'beta', 'pack', 'pack.sub': del sys.modules[name]
+            sys.path.remove('special:')
+            sys.path_hooks.remove(hook)
+    """,
+    "the current directory with a hook that follows": """
+        import traceback
+        sys.path_hooks.append(lambda path: print('hook', path))
+        os.chdir(LIB)
+        sys.path[:0] = ['', '/nonexistent']
+        import alpha, pack.sub
+        print(alpha.__file__ == os.path.join(LIB, 'alpha.py'), pack.__path__ == [os.path.join(LIB, 'pack')])
+        print([path for path in sys.path_importer_cache if path in ('', LIB, '/nonexistent')])
+    """,
+    "path entries that make importlib raise": """
+        import tempfile, traceback
+        folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder)
+        for entry in '.', 'relative', LIB + chr(0), '':
+            sys.path.insert(0, entry)
+            try: import alpha
+            except Exception as caught: error = caught
+            else: error = None
+            sys.path.remove(entry)
+            sys.modules.pop('alpha', None)
+            print(repr(error), [(line.name, line.lineno) for line in traceback.extract_tb(error and error.__traceback__)])
+    """,
+    "a finder whose listing can't be read": """
+        import resource, tempfile, traceback
+        sys.path.insert(0, tempfile.mkdtemp())
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        error = None
+        try: import alpha
+        except OSError as caught: error = caught
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        print(type(error), error.errno, [(line.name, line.lineno) for line in traceback.extract_tb(error.__traceback__)])
+    """,
+    "the path of a finder is a str of the program's": """
+        import importlib.machinery as m, traceback
+        class S(str):
+            def endswith(self, *arguments): return 1 / 0
+            def rstrip(self, *arguments): return 1 / 0
+        finder = m.FileFinder(LIB, *[(m.ExtensionFileLoader, m.EXTENSION_SUFFIXES), (m.SourceFileLoader, ['.py']),
+                                     (m.SourcelessFileLoader, ['.pyc'])])
+        finder.path = S(LIB)
+        sys.path_importer_cache[LIB] = finder
+        try: import alpha
+        except ZeroDivisionError: traceback.print_exc(file=sys.stdout)
+    """,
+    "loaders of a finder look at their callers": """
+        import importlib.machinery as m
+        class Loader(m.SourceFileLoader):
+            def __init__(self, *arguments):
+                frame, names = sys._getframe(1), []
+                while frame: names.append(frame.f_code.co_name); frame = frame.f_back
+                print(names)
+                super().__init__(*arguments)
+        sys.path_importer_cache[LIB] = m.FileFinder(LIB, (Loader, ['.py']))
+        import alpha
+        print(alpha.X)
+    """,
     "a finder between": """
         import importlib.machinery as m
         class Finder:
