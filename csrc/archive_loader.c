@@ -16,6 +16,7 @@
 #include "frame_chunks.h"
 #include "patterns.h"
 #include "recorder.h"
+#include "results.h"
 #include "shortcuts.h"
 
 /* A code object or NULL without an exception. If there is no memory for the arena (mlockall, a limit set by the program
@@ -221,22 +222,24 @@ archived_code(loader_state *state, const char *path)
     return code;
 }
 
-/* self.get_filename(fullname) where it gives a plain path; borrowed from *keep. NULL without an exception: it would
-   raise, or give something else. */
+/* self.get_filename(fullname) where it gives a plain path; borrowed from *keep, in utf-8, and not left inside the str, which
+   would get larger for the program. NULL without an exception: it would raise, or give something else. */
 static const char *
 filename_of(loader_state *state, PyObject *self, PyObject *full_name, PyObject **keep)
 {
     PyObject *name = PyObject_GetAttr(self, state->strings.name);
     const char *path = NULL;
-    Py_ssize_t bytes;
     if (name != NULL && PyUnicode_CheckExact(name) && PyUnicode_CheckExact(full_name)
         && PyUnicode_Compare(name, full_name) == 0) {
         *keep = PyObject_GetAttr(self, state->strings.path);
-        if (*keep != NULL && PyUnicode_CheckExact(*keep)) {
-            path = PyUnicode_AsUTF8AndSize(*keep, &bytes);
-            if (path != NULL && strlen(path) != (size_t)bytes) {
-                path = NULL;
-            }
+        PyObject *encoded = NULL;
+        size_t bytes;
+        if (*keep != NULL && PyUnicode_CheckExact(*keep)
+            && (!result_text(*keep, &encoded, &path, &bytes) || strlen(path) != bytes)) {
+            path = NULL;
+        }
+        if (encoded != NULL) {
+            Py_SETREF(*keep, encoded);
         }
     }
     Py_XDECREF(name);

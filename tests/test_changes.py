@@ -1231,6 +1231,24 @@ def modules_that_replace_themselves(root: Path) -> None:
     pass
 
 
+@variant("first/dé/é.py", "first/dé/päck/__init__.py", "first/dé/päck/süb.py",
+         *(f"first/dé/m{number}.py" for number in range(30)),  # shared keys get their final size by so many instances
+         served="", program="""
+    sys.path.insert(0, path("first", "dé"))
+    import é, päck.süb
+    modules = [é, päck, päck.süb, *(importlib.import_module(f"m{number}") for number in range(30))]
+    size = sys.getsizeof
+    for module in modules:
+        spec, loader = module.__spec__, module.__loader__
+        print(size(vars(loader)), size(vars(spec)), [size(value) for value in (
+            loader.path, loader.name, spec.name, spec.origin, spec.cached, module.__file__, module.__name__,
+            *module.__dict__.get("__path__", ()))])
+    print([size(entry) for entry in sys.path], [size(entry) for entry in sys.path_importer_cache])
+""")
+def sizes(root: Path) -> None:
+    pass
+
+
 @variant("first/é.py", "first/ﬁ.py", "first/with-dash.py", served="é", program="""
     show('é', 'ﬁ')
     for name in ('with-dash', 'é', 'e\\u0301', '', '.', 'a..b', 'é.', '\\udcff', 'a/b', 'm\\0'):
