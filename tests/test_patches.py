@@ -223,7 +223,9 @@ PROGRAMS = {
         finder.path = S(LIB)
         sys.path_importer_cache[LIB] = finder
         try: import alpha
-        except ZeroDivisionError as error: print([(line.name, line.lineno) for line in traceback.extract_tb(error.__traceback__)])
+        except ZeroDivisionError as error:
+            del sys.path_importer_cache[LIB]
+            print([(line.name, line.lineno) for line in traceback.extract_tb(error.__traceback__)])
     """,
     "loaders of a finder look at their callers": """
         import importlib.machinery as m
