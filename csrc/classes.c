@@ -178,7 +178,7 @@ has_usual_instances(const struct classes *all, const PyTypeObject *type)
            && type->tp_itemsize == 0 && type->tp_basicsize == usual->tp_basicsize;
 }
 
-/* Types whose slots never change. Those of the heap are kept alive while they are known here. */
+/* Types whose slots never change. */
 static bool
 is_fixed(const PyTypeObject *type)
 {
@@ -210,12 +210,13 @@ copy_model(PyTypeObject *type)
     return copy;
 }
 
-/* Learns from a class that type.__new__ has made what subclasses of its fixed base look like. */
+/* Learns from a class that type.__new__ has made what subclasses of its static base look like. Not of one on the heap: to
+   know it later it would have to be kept alive, with all that it refers to. */
 static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (all->static_count == CLASSES_MODELS || base == NULL || !is_fixed(base) || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
+    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
         || !made_by_class_statement(all, type) || static_model(all, base) != NULL) {
         return;
     }
@@ -227,7 +228,7 @@ learn(struct classes *all, PyTypeObject *type)
     }
     PyHeapTypeObject *model = copy_model(type);
     if (model != NULL) {
-        all->static_bases[all->static_count] = (PyTypeObject *)Py_NewRef(base);
+        all->static_bases[all->static_count] = base;
         all->static_models[all->static_count++] = model;
     }
 }
@@ -1059,7 +1060,6 @@ classes_clear(loader_state *state)
     all->object_model = all->special_model = NULL;
     while (all->static_count > 0) {
         free(all->static_models[--all->static_count]);
-        Py_CLEAR(all->static_bases[all->static_count]);
     }
 }
 

@@ -93,6 +93,7 @@ enum end {
     END_OF_CAPSULE,
     END_OF_GENERATOR,
     END_OF_STREAM,
+    END_OF_BUFFER,
     END_OF_CODE,
     END_OF_LOCALS,
 };
@@ -221,7 +222,7 @@ judge_static(const struct scan *scan, PyTypeObject *type, bool exact)
     }
     if (type->tp_finalize != NULL) {
         /* Of io's types, StringIO and BytesIO have inherited theirs and don't call it (stringio_dealloc, bytesio_dealloc);
-           a collection calls it, and it closes them. */
+           a collection calls it, and it closes them (buffer_is_silent). */
         if (!exact) {
             return END_VISIBLE;
         }
@@ -229,7 +230,7 @@ judge_static(const struct scan *scan, PyTypeObject *type, bool exact)
             return END_OF_GENERATOR;
         }
         if (strcmp(type->tp_name, "_io.StringIO") == 0 || strcmp(type->tp_name, "_io.BytesIO") == 0) {
-            return END_SILENT;
+            return END_OF_BUFFER;
         }
         return strncmp(type->tp_name, "_io.", 4) == 0 ? END_OF_STREAM : END_VISIBLE;
     }
@@ -382,6 +383,16 @@ capsule_is_silent(const struct scan *scan, PyObject *capsule)
     PyCapsule_Destructor end = PyCapsule_GetDestructor(capsule);
     PyErr_Clear();
     return end == NULL || is_known_code(&scan->known, (uintptr_t)end);
+}
+
+/* StringIO and BytesIO: closing them frees memory, unless an attribute of the object's own stands in for a method (Modules/
+   _io/iobase.c, iobase_finalize). */
+static bool
+buffer_is_silent(PyObject *buffer)
+{
+    Py_ssize_t offset = Py_TYPE(buffer)->tp_dictoffset;
+    PyObject *attributes = offset > 0 ? *(PyObject **)((char *)buffer + offset) : NULL;
+    return offset > 0 && (attributes == NULL || (PyDict_CheckExact(attributes) && PyDict_GET_SIZE(attributes) == 0));
 }
 
 /* The standard streams were flushed a moment before. If nothing was written since, and what is below isn't theirs to close,
@@ -799,6 +810,9 @@ examine(PyObject *object, void *argument)
         break;
     case END_OF_STREAM:
         silent = stream_is_silent(scan, object);
+        break;
+    case END_OF_BUFFER:
+        silent = buffer_is_silent(object);
         break;
     case END_OF_CODE:
         return look_at(scan, native_code_constants(object)) == 0;

@@ -239,11 +239,11 @@ take_namespace(struct guarded_namespace *namespace, PyObject *module, const char
     }
     namespace->expected = PyDict_New();
     for (; namespace->expected != NULL && *names != NULL; names++) {
-        PyObject *value = PyDict_GetItemString(namespace->dictionary, *names);
-        if (value == NULL) {
-            continue; /* another version's */
-        }
-        if (!is_own(module, value) || PyDict_SetItemString(namespace->expected, *names, value) < 0) {
+        PyObject *name = PyUnicode_InternFromString(*names);
+        PyObject *value = name == NULL ? NULL : PyDict_GetItemWithError(namespace->dictionary, name);
+        bool known = value != NULL && is_own(module, value) && PyDict_SetItem(namespace->expected, name, value) == 0;
+        Py_XDECREF(name);
+        if (!known && (value != NULL || PyErr_Occurred())) { /* what isn't there is another version's */
             return RET_ERROR;
         }
     }
@@ -268,8 +268,29 @@ versions_tell_changes(void)
     return tell;
 }
 
+/* Is it `site` that imports, or the interpreter itself, so that no program has begun? */
+static bool
+is_start_up(void)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
+    bool frozen = true;
+    while (frame != NULL) { /* the outermost one decides */
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        const char *file = PyUnicode_AsUTF8(code->co_filename);
+        frozen = file != NULL && strncmp(file, "<frozen ", strlen("<frozen ")) == 0;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    PyErr_Clear();
+    return frozen;
+}
+
+/* Not before a program's first look-up: an empty run is to stay one. RET_ERROR, without an exception: something isn't the
+   interpreter's own, or there is no memory, and the session says so. */
 static int
-take_namespaces(loader_state *state, const char **reason)
+take_namespaces(loader_state *state)
 {
     state->versions_tell_changes = versions_tell_changes();
     for (int i = 0; i < GUARDED_NAMESPACES; i++) {
@@ -278,11 +299,11 @@ take_namespaces(loader_state *state, const char **reason)
         int result = is_module ? take_namespace(&state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
         Py_XDECREF(module);
         if (result != RET_OK) {
-            if (!PyErr_Occurred()) {
-                *reason = "what importlib calls was patched before pycds-auto was activated";
-            }
+            session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : "what importlib calls was patched before the first import");
+            PyErr_Clear();
             return RET_ERROR;
         }
+        state->namespaces[i].checked_version = native_dictionary_version(state->namespaces[i].dictionary);
     }
     return RET_OK;
 }
@@ -346,7 +367,7 @@ guard_importlib(loader_state *state, const char **reason)
         || take(state->path_finder, "_path_importer_cache", &state->plain_path_importer_cache) != RET_OK
         || take(state->path_finder, "_get_spec", &state->plain_get_spec) != RET_OK
         || take(state->file_finder, "find_spec", &state->file_finder_find_spec) != RET_OK
-        || take_loaders(state, external) != RET_OK || take_namespaces(state, reason) != RET_OK) {
+        || take_loaders(state, external) != RET_OK) {
         goto done;
     }
     take_hooks(state);
@@ -400,7 +421,16 @@ import_is_observed(loader_state *state)
 bool
 importlib_is_untouched(loader_state *state)
 {
-    for (int i = 0; i < GUARDED_NAMESPACES; i++) {
+    if (state->namespaces_are == NAMESPACES_DUE && state->session != NULL && !is_start_up()) {
+        state->namespaces_are = NAMESPACES_FOREIGN;
+        if (take_namespaces(state) == RET_OK) {
+            state->namespaces_are = NAMESPACES_KNOWN;
+        }
+    }
+    if (state->namespaces_are == NAMESPACES_FOREIGN) {
+        return false;
+    }
+    for (int i = 0; i < GUARDED_NAMESPACES && state->namespaces_are == NAMESPACES_KNOWN; i++) {
         struct guarded_namespace *namespace = &state->namespaces[i];
         uint64_t version = native_dictionary_version(namespace->dictionary);
         if (version != namespace->checked_version || !state->versions_tell_changes) {

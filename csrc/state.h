@@ -43,7 +43,7 @@ struct guarded_attribute {
     PyObject *original; /* owned */
 };
 
-/* A namespace in which importlib finds what it calls, and what was there at the first look-up. While the dictionary's version
+/* A namespace in which importlib finds what it calls, and what was there at a program's first look-up. While the dictionary's version
    is the one of the last check, nothing in it was replaced. */
 #define GUARDED_NAMESPACES 8
 
@@ -115,7 +115,7 @@ struct classes {
     PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
     PyTypeObject *seen_base; /* the static base of a class that type.__new__ made */
     int static_count;
-    PyTypeObject *static_bases[CLASSES_MODELS]; /* owned: types whose slots never change */
+    PyTypeObject *static_bases[CLASSES_MODELS]; /* borrowed: static types, which never die */
     PyHeapTypeObject *static_models[CLASSES_MODELS]; /* owned: copies of classes whose bases they are */
     PyObject *object_bases; /* (object,) */
     PyObject *plain_mro; /* type.mro */
@@ -177,6 +177,7 @@ typedef struct {
     struct guarded_attribute attributes[GUARDED_ATTRIBUTES];
     size_t attribute_count;
     struct guarded_namespace namespaces[GUARDED_NAMESPACES];
+    enum { NAMESPACES_DUE, NAMESPACES_KNOWN, NAMESPACES_FOREIGN } namespaces_are;
     bool versions_tell_changes; /* dictionaries have versions */
     struct interned strings;
 

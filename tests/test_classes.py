@@ -314,7 +314,7 @@ class Before(type): pass
 class OwnNew(Before):
     def __new__(metaclass, *arguments): return type.__new__(metaclass, *arguments)
 class BelowOwn(OwnNew): pass
-import bisect, colorsys, sched, argparse, ctypes, abc
+import sys, bisect, colorsys, sched, argparse, ctypes, abc
 class After(Before): pass
 for kind in Before, OwnNew, BelowOwn, After, abc.ABCMeta:
     one = type.__new__(kind, "One", (), {})
@@ -322,6 +322,7 @@ for kind in Before, OwnNew, BelowOwn, After, abc.ABCMeta:
     print(kind.__name__, type(one) is kind, type(two) is kind, len(two()))
 class Structure(ctypes.Structure): _fields_ = [("a", ctypes.c_int)]
 print(Structure(3).a, type(Structure).__name__)
+print([sys.getrefcount(base) for base in (ctypes.Structure, ctypes.Array, Exception, tuple)])
 """
     write(tmp_path, {"program.py": text})
     age(tmp_path)

@@ -51,6 +51,8 @@ SILENT = {
 # Each shows something at its end: plain Python must show it. With what must be in its output, so that the program is one.
 VISIBLE = {
     "global": (f"import json\n{LOUD}kept = Loud()\n", "end of loud"),
+    "buffer_closes": ("import json, io\nout = print\ns = io.StringIO(); s.write('precious')\ns.close = lambda: out('closing', s.getvalue(), flush=True)\n", "closing precious"),
+    "bytes_close": ("import json, io, os\ns = io.BytesIO(); s.close = lambda write=os.write: write(1, b'closing bytes\\n'); s.me = s\n", "closing bytes"),
     "cycle": (f"import json\n{LOUD}kept = Loud(); kept.me = kept\n", "end of loud"),
     "lost_cycle": (f"import json, gc\ngc.disable()\n{LOUD}x = Loud(); x.me = x; del x\n", "end of loud"),
     "default": (f"import json\n{LOUD}def f(x=Loud('default')): pass\n", "end of default"),
