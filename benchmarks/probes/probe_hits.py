@@ -1,33 +1,40 @@
 """Runs in the measured interpreter: `probe_hits.py STATEMENT` lists the pycs of modules that came from the archive.
 
-In import order, those of the interpreter's start first, as JSON on stdout. importlib executes every module by a call of
-`exec` through a helper, which is replaced here; it was a hit if the count of hits went up since the last one. That finds
-modules, too, that take themselves out of `sys.modules`. (While there is an audit hook nothing comes from the archive.)
+In import order, those of the interpreter's start first, as JSON on stdout. A finder in front of all others takes note of what
+is looked for and finds nothing; what was looked for and has a loader of the archive's was a hit. A module that took itself
+out of `sys.modules` is looked for once more. (While there is an audit hook, or one of importlib's functions is replaced,
+nothing comes from the archive.)
 """
 
 import sys
 
-stats = sys.modules["pycds_auto._loader"].stats
-specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
 importlib = sys.modules["_frozen_importlib_external"]  # importing importlib.util would import more
 ordinary = importlib.SourceFileLoader
-loaders = [spec.loader for spec in specs if spec is not None]
-sources = [loader.path for loader in loaders if isinstance(loader, ordinary) and type(loader) is not ordinary]
-hits = stats()["hits"]
+noted = [(name, None) for name in sys.modules]
 
 
-def note(function, *arguments, **keywords):
-    """In place of importlib's _call_with_frames_removed."""
-    global hits
-    if function is exec and stats()["hits"] != hits:
-        hits = stats()["hits"]
-        sources.append(arguments[0].co_filename)
-    return plain(function, *arguments, **keywords)
+class Noting:
+    """Notes what is looked for."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        noted.append((name, path))
 
 
-bootstrap = sys.modules["_frozen_importlib"]
-plain, bootstrap._call_with_frames_removed = bootstrap._call_with_frames_removed, note
+def loader_of(name, path):
+    """The loader of a module that was imported, or would be."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None and name not in sys.modules:
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next((found for found in specs if found is not None), None)
+    return getattr(spec, "loader", None)
+
+
+sys.meta_path.insert(0, Noting)
 exec(compile(sys.argv[1], "<statement>", "exec"), {"__name__": "__main__"})
+sys.meta_path.remove(Noting)
+loaders = [loader_of(name, path) for name, path in noted]
+sources = [loader.path for loader in loaders if isinstance(loader, ordinary) and type(loader) is not ordinary]
 pycs = [importlib.cache_from_source(source) for source in sources]
 
 import json  # noqa: E402
