@@ -2,7 +2,7 @@
 
 In import order, those of the interpreter's start first, as JSON on stdout. A finder in front of all others takes note of what
 is looked for and finds nothing; what was looked for and has a loader of the archive's was a hit. A module that took itself
-out of `sys.modules` is looked for once more. (While there is an audit hook, or one of importlib's functions is replaced,
+out of `sys.modules`, or put another there, is looked for once more. (While there is an audit hook, or one of importlib's functions is replaced,
 nothing comes from the archive.)
 """
 
@@ -24,7 +24,7 @@ class Noting:
 def loader_of(name, path):
     """The loader of a module that was imported, or would be."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
-    if spec is None and name not in sys.modules:
+    if spec is None or spec.name != name:  # gone, or another one in its place
         specs = (finder.find_spec(name, path) for finder in sys.meta_path)
         spec = next((found for found in specs if found is not None), None)
     return getattr(spec, "loader", None)
