@@ -216,7 +216,8 @@ static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
+    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE
+        || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
         || !made_by_class_statement(all, type) || static_model(all, base) != NULL) {
         return;
     }
@@ -799,7 +800,8 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         return NULL;
     }
     copy_slots(heap(type), request->slots);
-    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type)) || !set_own_slots(all, type, request) || (request->told && !tell_attributes(all, type))
+    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type))
+        || !set_own_slots(all, type, request) || (request->told && !tell_attributes(all, type))
         || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;

@@ -501,8 +501,8 @@ is_directory(loader_state *state, PyObject *entry, bool *known)
     return there;
 }
 
-/* PathFinder._path_importer_cache(entry) for an entry that isn't empty: *finder (a new reference; None: nobody's) is that of a path entry, made and
-   remembered if need be. ANSWER_ASK; ANSWER_ERROR; ANSWER_DECLINE: a program's own hook would be asked, or there is an
+/* PathFinder._path_importer_cache(entry) for an entry that isn't empty: *finder (a new reference; None: nobody's) is that of
+   a path entry, made and remembered if need be. ANSWER_ASK; ANSWER_ERROR; ANSWER_DECLINE: a program's own hook would be asked, or there is an
    error to raise, and either shows by which way it was come to. */
 static enum answer
 finder_for(loader_state *state, PyObject *cache, PyObject *entry, PyObject **finder)

@@ -299,7 +299,8 @@ take_namespaces(loader_state *state)
         int result = is_module ? take_namespace(&state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
         Py_XDECREF(module);
         if (result != RET_OK) {
-            session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : "what importlib calls was patched before the first import");
+            const char *patched = "what importlib calls was patched before the first import";
+            session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : patched);
             PyErr_Clear();
             return RET_ERROR;
         }
