@@ -130,6 +130,7 @@ struct scan {
     size_t waiting_count, waiting_slots;
     size_t budget; /* how many of these may still come: tuples that share tuples could be endless */
     bool met_module; /* our own, so these are the collector's lists */
+    bool may_be_garbage; /* what could be seen may not be there any more after a collection */
 };
 
 /* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.13) frees memory and gives references back, and no more. The
@@ -150,7 +151,7 @@ static const char *const silent_types[] = {
     "functools.partial", "getset_descriptor", "hamt", "hamt_array_node", "hamt_bitmap_node", "hamt_collision_node",
     "instancemethod", "int", "iterator", "itertools.chain", "itertools.count", "itertools.cycle",
     "itertools.islice", "itertools.product", "itertools.repeat", "itertools.starmap", "list", "list_iterator",
-    "map", "mappingproxy", "member_descriptor", "method", "method-wrapper", "method_descriptor", "object",
+    "map", "mappingproxy", "member_descriptor", "method", "method-wrapper", "method_descriptor", "moduledef", "object",
     "operator.attrgetter", "operator.itemgetter", "operator.methodcaller", "property", "range", "range_iterator",
     "re.Match", "re.Pattern", "reversed", "set", "set_iterator", "slice", "staticmethod", "stderrprinter", "str",
     "str_iterator", "super", "traceback", "tuple", "tuple_iterator", "types.GenericAlias", "types.SimpleNamespace",
@@ -569,7 +570,7 @@ reference_is_silent(const struct scan *scan, PyObject *object)
     if (PyType_Check(reference->wr_object) && !class_is_silent(scan, (PyTypeObject *)reference->wr_object)) {
         return false;
     }
-    if (callback == NULL || reference->wr_object == Py_None) {
+    if (callback == NULL || reference->wr_object == Py_None || object == scan->state->hook_reference) {
         return true;
     }
     if (PyMethod_Check(callback)) {
@@ -817,8 +818,9 @@ examine(PyObject *object, void *argument)
     case END_OF_CODE:
         return look_at(scan, native_code_constants(object)) == 0;
     default:
-        silent = false;
+        return false;
     }
+    scan->may_be_garbage = !silent; /* an open file or a suspended generator, say */
     return silent && look_behind(scan, object, type) == 0;
 }
 
@@ -846,13 +848,20 @@ is_none(loader_state *state, PyObject *name)
     return system_object(state, name) == Py_None;
 }
 
-/* Is finalize_modules at work, has it begun with `sys`, and is nothing of what it does about to be seen? */
+/* Is finalize_modules at work, and has it begun with `sys`? */
+static bool
+modules_are_going(loader_state *state)
+{
+    return is_none(state, state->strings.meta_path) && is_none(state, state->strings.path);
+}
+
+/* Is nothing of what is left to do about to be seen? */
 static bool
 may_shorten(loader_state *state)
 {
     const struct session *session = state->session;
-    return session != NULL && state->preparation == PREPARATION_DONE && state->native.progress == NATIVE_OPEN
-           && !PyErr_Occurred() && is_none(state, state->strings.meta_path) && is_none(state, state->strings.path)
+    return state->end == END_ARMED && session != NULL && state->preparation == PREPARATION_DONE
+           && state->native.progress == NATIVE_OPEN && !PyErr_Occurred()
            && native_end_is_ordinary(&state->native.context.layout) && !import_is_observed(state)
            && state->observers == OBSERVERS_KNOWN;
 }
@@ -909,13 +918,10 @@ keep_modules(loader_state *state)
     PyDict_Clear(modules);
 }
 
-void
-finalization_shorten(loader_state *state)
+/* Looks at everything and, if nothing could be seen, leaves it to the system. */
+static void
+look_and_shorten(loader_state *state)
 {
-    if (state->end != END_ARMED || !may_shorten(state)) {
-        return;
-    }
-    state->end = END_AS_EVER; /* whatever comes of it: one look is enough */
     struct scan scan = {.state = state, .budget = 4000000};
     bool silent = all_is_silent(&scan);
     free(scan.types);
@@ -924,6 +930,71 @@ finalization_shorten(loader_state *state)
         native_freeze(&state->native.context.layout);
         keep_modules(state);
         state->session->end_shortened = true;
+    }
+    if (silent || !scan.may_be_garbage) {
+        state->end = END_AS_EVER;
+    }
+}
+
+void
+finalization_shorten(loader_state *state)
+{
+    if (may_shorten(state) && modules_are_going(state)) {
+        look_and_shorten(state);
+        state->end = END_AS_EVER;
+    }
+}
+
+/* ---- the moment before the last collections ---- */
+
+/* Of the process, as io's types may be (3.11). */
+static PyMethodDef *plain_flush; /* NULL: nothing was replaced */
+static PyMethodDef our_flush;
+static loader_state *flushing; /* NULL: only pass calls on */
+
+/* In place of io.TextIOWrapper.flush. The interpreter's last call is the one for sys.stderr (Python/pylifecycle.c,
+   flush_std_files, which Py_FinalizeEx calls when it is no longer initialised). */
+static PyObject *
+flush(PyObject *self, PyObject *unused)
+{
+    PyObject *result = plain_flush->ml_meth(self, unused);
+    loader_state *state = flushing;
+    if (state != NULL && result != NULL && !Py_IsInitialized() && self == system_object(state, state->strings.standard_error)
+        && may_shorten(state)) {
+        look_and_shorten(state);
+    }
+    return result;
+}
+
+static void
+watch_flush(loader_state *state)
+{
+    PyObject *stream = system_object(state, state->strings.standard_error);
+    if (flushing != NULL || stream == NULL || strcmp(Py_TYPE(stream)->tp_name, "_io.TextIOWrapper") != 0) {
+        return;
+    }
+    PyObject *name = PyUnicode_InternFromString("flush");
+    PyObject *descriptor = name == NULL ? NULL : _PyType_Lookup(Py_TYPE(stream), name);
+    if (descriptor != NULL && Py_IS_TYPE(descriptor, &PyMethodDescr_Type)) {
+        PyMethodDef **definition = &((PyMethodDescrObject *)descriptor)->d_method;
+        if (*definition != &our_flush && (*definition)->ml_flags == METH_NOARGS
+            && (plain_flush == NULL || plain_flush == *definition)) {
+            plain_flush = *definition;
+            our_flush = **definition;
+            our_flush.ml_meth = flush;
+            *definition = &our_flush;
+        }
+        flushing = *definition == &our_flush ? state : NULL;
+    }
+    Py_XDECREF(name);
+    PyErr_Clear();
+}
+
+void
+finalization_clear(loader_state *state)
+{
+    if (flushing == state) {
+        flushing = NULL;
     }
 }
 
@@ -964,6 +1035,9 @@ finalization_arm(loader_state *state)
         bool wanted = !(session->settings.skipped & ACCELERATION_EXIT) && !session->settings.preloaded
                       && executable_is_python(session->executable);
         state->end = wanted ? END_ARMED : END_AS_EVER;
+        if (wanted) {
+            watch_flush(state);
+        }
     }
     if (NATIVE_SYS_HAS_COPY && state->end == END_ARMED && !state->hook_is_watched) {
         state->hook_is_watched = watch_hook(state);
@@ -971,6 +1045,12 @@ finalization_arm(loader_state *state)
 }
 
 #else
+
+void
+finalization_clear(loader_state *state)
+{
+    (void)state;
+}
 
 void
 finalization_arm(loader_state *state)

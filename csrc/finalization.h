@@ -2,16 +2,19 @@
    takes 15 to 25 ms to free tens of thousands of objects and to look for cycles among them.
 
    Why this shape
-   - Py_FinalizeEx (Python/pylifecycle.c, 3.11 to 3.13) waits for threads, calls atexit's functions, flushes the standard
-     streams and collects garbage; all that is as ever. Then finalize_modules takes everything down, and begins by setting a
-     few attributes of `sys` to None, `meta_path` among them. That frees our finder: the moment between the last collection
-     and the first module's end, without anything that a program could see. Should someone else hold the list or the finder,
-     nothing happens. 3.11 holds the list once more itself; there the moment is told by a weak reference to the last of these
-     attributes, a function of site's.
-   - There every object is looked at, the newest ones first: what a program itself left open decides at once. If the end of
+   - Py_FinalizeEx (Python/pylifecycle.c, 3.11 to 3.13) waits for threads, calls atexit's functions and flushes sys.stdout and
+     sys.stderr; all that is as ever, and no code of a program's runs later, but what the end of an object runs. Then it
+     collects garbage, and finalize_modules takes everything down, with a second collection. Each collection visits all
+     objects three times, which is most of what an end costs; so the moment to look is before the first: the last flush. The
+     method io.TextIOWrapper.flush is given another definition, as sources.c does with exec; its object stays.
+   - Where sys.stderr isn't the interpreter's, or what could be seen may only be garbage, there is a second moment:
+     finalize_modules begins by setting a few attributes of `sys` to None, `meta_path` among them. That frees our finder.
+     Should someone else hold the list or the finder, nothing happens. 3.11 holds the list once more itself; there the moment
+     is told by a weak reference to the last of these attributes, a function of site's.
+   - Every object is looked at, the newest ones first: what a program itself left open decides at once. If the end of
      none of them can be seen, the collector forgets them all, as with gc.freeze(), and `sys.modules` is emptied while each
-     module is kept: finalize_modules has nothing to do then. What follows (the dictionaries of sys and builtins, the
-     interpreter, Py_AtExit's functions) is as ever.
+     module is kept: the collections and finalize_modules have nothing to do then. What follows (the dictionaries of sys and
+     builtins, the interpreter, Py_AtExit's functions) is as ever.
    - Everything must be known to be harmless; at the first object that isn't, plain Python goes on. Known are classes made by
      class statements without __del__, whose bases are; types of CPython itself by a list of names, their code being in the
      interpreter or its lib-dynload folder; for some of these, each object by what it is (below).
@@ -35,5 +38,8 @@ void finalization_arm(loader_state *state);
 
 /* Called when the finder is freed and the interpreter is being finalised. Leaves no exception. */
 void finalization_shorten(loader_state *state);
+
+/* From here on calls of what was replaced are only passed on. */
+void finalization_clear(loader_state *state);
 
 #endif

@@ -19,6 +19,7 @@
 #include "checksum.h"
 #include "classes.h"
 #include "encoding.h"
+#include "finalization.h"
 #include "identity.h"
 #include "rebuilder.h"
 #include "patterns.h"
@@ -283,6 +284,7 @@ intern_strings(loader_state *state)
         {&state->strings.modules, "modules"},
         {&state->strings.path_hooks, "path_hooks"},
         {&state->strings.path_importer_cache, "path_importer_cache"},
+        {&state->strings.standard_error, "stderr"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -795,6 +797,7 @@ static PyMethodDef methods[] = {
     DO((state)->strings.modules);                                                                                      \
     DO((state)->strings.path_hooks);                                                                                   \
     DO((state)->strings.path_importer_cache);                                                                          \
+    DO((state)->strings.standard_error);                                                                               \
     DO((state)->system);                                                                                               \
     DO((state)->library);                                                                                              \
     DO((state)->hook_reference);                                                                                       \
@@ -846,6 +849,7 @@ module_clear(PyObject *module)
     patterns_clear(state);
     classes_clear(state);
     sources_clear(state);
+    finalization_clear(state);
     return 0;
 }
 

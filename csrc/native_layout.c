@@ -763,8 +763,10 @@ bool
 native_each_tracked(const struct native_layout *layout, bool (*call)(PyObject *object, void *argument), void *argument)
 {
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
-    if (!newest_in_list(&collector->generations[NUM_GENERATIONS - 1].head, NEWEST_OBJECTS, call, argument)) {
-        return false;
+    for (int i = 0; i < NUM_GENERATIONS; i++) {
+        if (!newest_in_list(&collector->generations[i].head, NEWEST_OBJECTS, call, argument)) {
+            return false;
+        }
     }
     for (int i = NUM_GENERATIONS - 1; i >= 0; i--) {
         if (!each_in_list(&collector->generations[i].head, call, argument)) {
