@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if PY_VERSION_HEX < 0x030c0000
+#include <structmember.h>
+#endif
+
 #if CLASSES_SUPPORTED
 
 #define SLOT(name, member) {name, offsetof(PyHeapTypeObject, member)}
@@ -142,59 +146,49 @@ is_special(PyObject *name)
 /* Was a heap type made by a class statement, so that fixup_slot_dispatchers made its slots? Those that are made by
    PyType_FromSpec have a copy of their name; others have a tp_dealloc of their own. */
 static bool
-made_by_class_statement(const struct classes *all, PyTypeObject *type)
+made_by_class_statement(const struct classes *all, const PyTypeObject *type)
 {
     return type->tp_flags & Py_TPFLAGS_HEAPTYPE && !(type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE)
-           && type->tp_dealloc == all->object_model->ht_type.tp_dealloc && heap(type)->_ht_tpname == NULL;
+           && type->tp_dealloc == all->object_model->ht_type.tp_dealloc
+           && ((const PyHeapTypeObject *)type)->_ht_tpname == NULL;
 }
 
-/* Do instances have a dictionary and, if that is possible, weak references? Then type_new adds nothing to them. */
-static bool
-has_full_instances(const PyTypeObject *type)
+/* A type's own attributes; borrowed. From 3.12 on, those of static types belong to the interpreter. */
+static PyObject *
+attributes_of(PyTypeObject *type)
 {
-    return type->tp_dictoffset != 0 && (type->tp_weaklistoffset != 0 || type->tp_itemsize != 0);
+    PyObject *dictionary = type->tp_dict;
+    if (dictionary == NULL) {
+        dictionary = classes_interpreters_attributes(type);
+        Py_XDECREF(dictionary); /* the interpreter keeps it */
+    }
+    return dictionary;
 }
 
-/* Have instances neither, and a fixed size? Then type_new adds both, as it does for those of `object`. */
 static bool
-has_bare_instances(const PyTypeObject *type)
+is_static(const PyTypeObject *type)
 {
-    return type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0 && type->tp_itemsize == 0;
+    return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
 }
 
-/* Have they nothing at all but what those of `object` have? */
-static bool
-has_empty_instances(const PyTypeObject *type)
+static unsigned int
+valid_tag(const PyTypeObject *type)
 {
-    return has_bare_instances(type) && type->tp_basicsize == PyBaseObject_Type.tp_basicsize;
+    return type->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG ? type->tp_version_tag : 0;
 }
 
-/* Have they what instances of a class without bases have, at the same places? */
-static bool
-has_usual_instances(const struct classes *all, const PyTypeObject *type)
-{
-    const PyTypeObject *usual = &all->object_model->ht_type;
-    return type->tp_dictoffset == usual->tp_dictoffset && type->tp_weaklistoffset == usual->tp_weaklistoffset
-           && type->tp_itemsize == 0 && type->tp_basicsize == usual->tp_basicsize;
-}
-
-/* Types whose slots never change. */
-static bool
-is_fixed(const PyTypeObject *type)
-{
-    return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
-}
-
-/* What subclasses of a fixed type are like; NULL: not known yet. */
+/* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is good
+   as long as the type has the version tag that it had: every change gives it another one, as does its end. */
 static PyHeapTypeObject *
-static_model(const struct classes *all, const PyTypeObject *base)
+model_of(const struct classes *all, const PyTypeObject *base)
 {
     if (base == &PyBaseObject_Type) {
         return all->object_model;
     }
-    for (int i = 0; i < all->static_count; i++) {
-        if (all->static_bases[i] == base) {
-            return all->static_models[i];
+    for (int i = 0; i < all->model_count; i++) {
+        const struct class_model *known = &all->models[i];
+        if (known->base == base && (is_static(base) || (known->tag != 0 && known->tag == valid_tag(base)))) {
+            return known->model;
         }
     }
     return NULL;
@@ -210,15 +204,21 @@ copy_model(PyTypeObject *type)
     return copy;
 }
 
-/* Learns from a class that type.__new__ has made what subclasses of its static base look like. Not of one on the heap: to
-   know it later it would have to be kept alive, with all that it refers to. */
+/* Is it a type of which models are made? */
+static bool
+wants_model(const struct classes *all, PyTypeObject *type)
+{
+    const PyTypeObject *base = type->tp_base;
+    return base != NULL && base != &PyBaseObject_Type && PyTuple_GET_SIZE(type->tp_bases) == 1
+           && !made_by_class_statement(all, base) && model_of(all, base) == NULL;
+}
+
+/* Learns from a class that type.__new__ has made what subclasses of its base look like. */
 static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (all->static_count == CLASSES_MODELS || base == NULL || base->tp_flags & Py_TPFLAGS_HEAPTYPE
-        || base == &PyBaseObject_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || heap(type)->ht_slots != NULL
-        || !made_by_class_statement(all, type) || static_model(all, base) != NULL) {
+    if (!wants_model(all, type) || !made_by_class_statement(all, type)) {
         return;
     }
     PyObject *name, *value;
@@ -227,10 +227,22 @@ learn(struct classes *all, PyTypeObject *type)
             return;
         }
     }
-    PyHeapTypeObject *model = copy_model(type);
+    if (!is_static(base)) {
+        (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag */
+    }
+    struct class_model *known = all->models;
+    while (known < &all->models[all->model_count] && known->base != base) {
+        known++;
+    }
+    PyHeapTypeObject *model = known == &all->models[CLASSES_MODELS] ? NULL : copy_model(type);
     if (model != NULL) {
-        all->static_bases[all->static_count] = base;
-        all->static_models[all->static_count++] = model;
+        if (known == &all->models[all->model_count]) {
+            all->model_count++;
+        }
+        else {
+            free(known->model);
+        }
+        *known = (struct class_model){.base = base, .model = model, .tag = valid_tag(base)};
     }
 }
 
@@ -243,9 +255,11 @@ struct request {
     PyObject *name, *bases, *namespace; /* borrowed */
     PyTypeObject *base; /* as best_base has it */
     const PyHeapTypeObject *slots; /* whose slots it gets; the base, or a model of its subclasses */
-    const PyTypeObject *layout; /* what instances have in addition to those of the base is as here; NULL: nothing */
-    bool no_instance_slots; /* __slots__ = () */
+    PyObject *declared; /* borrowed: __slots__; NULL: it has none */
+    PyObject *members; /* what becomes of these, sorted; owned; NULL: no __slots__ */
+    bool adds_dictionary, adds_references; /* instances get a dictionary, weak references */
     bool told; /* attributes that want to be told their name */
+    bool asks; /* special methods that the interpreter is asked about */
     int special_count;
     PyObject *special[MOST_SPECIAL]; /* borrowed: names of the special methods in the namespace */
 };
@@ -261,11 +275,52 @@ metatype_sets(PyTypeObject *metatype, PyObject *name)
     return descriptor != NULL && Py_TYPE(descriptor)->tp_descr_set != NULL;
 }
 
-/* A slot wrapper stands for a slot of another class, and __new__ has rules of its own. */
+/* A slot wrapper stands for a slot of another class, and type.__new__'s like have rules of their own (update_one_slot). */
 static bool
-method_is_ordinary(PyTypeObject *metatype, PyObject *name, PyObject *value)
+method_is_ordinary(PyObject *value)
 {
-    return !Py_IS_TYPE(value, &PyWrapperDescr_Type) && !PyCFunction_Check(value) && !metatype_sets(metatype, name);
+    return !Py_IS_TYPE(value, &PyWrapperDescr_Type) && !PyCFunction_Check(value);
+}
+
+/* The names in __slots__, as type_new_visit_slots and type_new_copy_slots treat them, if nothing is unusual: not those that
+   are mangled, or clash, or stand for a special method. */
+static bool
+take_slots(struct request *request)
+{
+    PyObject *declared = request->declared, *one[] = {declared};
+    PyObject **names = one;
+    Py_ssize_t count = 1;
+    if (PyTuple_CheckExact(declared) || PyList_CheckExact(declared)) {
+        names = PySequence_Fast_ITEMS(declared);
+        count = PySequence_Fast_GET_SIZE(declared);
+    }
+    if (count == 0) {
+        request->members = PyTuple_New(0); /* of which there is only one */
+        return true;
+    }
+    PyObject *list = request->base->tp_itemsize != 0 ? NULL : PyList_New(0);
+    bool good = list != NULL;
+    for (Py_ssize_t i = 0; good && i < count; i++) {
+        PyObject *name = names[i];
+        good = PyUnicode_CheckExact(name) && PyUnicode_IS_COMPACT_ASCII(name) && PyUnicode_IsIdentifier(name) == 1;
+        const char *text = good ? PyUnicode_DATA(name) : "";
+        if (!good || strncmp(text, "__", 2) != 0) {
+            good = good && PyDict_Contains(request->namespace, name) == 0 && PyList_Append(list, name) == 0;
+        }
+        else if (strcmp(text, "__dict__") == 0) {
+            good = request->base->tp_dictoffset == 0 && !request->adds_dictionary;
+            request->adds_dictionary = true;
+        }
+        else {
+            good = strcmp(text, "__weakref__") == 0 && request->base->tp_weaklistoffset == 0 && !request->adds_references;
+            request->adds_references = true;
+        }
+    }
+    if (good && PyList_Sort(list) == 0) {
+        request->members = PyList_AsTuple(list);
+    }
+    Py_XDECREF(list);
+    return request->members != NULL;
 }
 
 static bool
@@ -284,16 +339,15 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
             continue;
         }
         if (is_special(name)) {
-            if (request->special_count == MOST_SPECIAL || !method_is_ordinary(request->metatype, name, value)) {
+            if (request->special_count == MOST_SPECIAL || metatype_sets(request->metatype, name)
+                || (PyCFunction_Check(value) && PyUnicode_Compare(name, names->new) == 0)) {
                 return false;
             }
+            request->asks |= !method_is_ordinary(value);
             request->special[request->special_count++] = name;
         }
         else if (PyUnicode_Compare(name, names->slots) == 0) {
-            if (!PyTuple_CheckExact(value) || PyTuple_GET_SIZE(value) != 0) {
-                return false;
-            }
-            request->no_instance_slots = true;
+            request->declared = value;
         }
         else if (PyUnicode_Compare(name, names->qualname) == 0) {
             if (!PyUnicode_CheckExact(value)) {
@@ -329,31 +383,59 @@ is_in(PyObject *tuple, PyObject *item)
     return false;
 }
 
-/* Do special methods of a class say what its slots are? */
-static bool
-methods_are_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *type)
+/* The first of a type's bases, itself included, that says what instances have (solid_base). */
+static PyTypeObject *
+solid_base(PyTypeObject *type, bool *known)
 {
-    if (!PyType_Check(type) || !made_by_class_statement(all, (PyTypeObject *)type)) {
-        return false;
+    PyTypeObject *solid = type;
+    while (solid->tp_base != NULL && !classes_extends(solid, solid->tp_base, known)) {
+        solid = solid->tp_base;
     }
-    PyObject *name, *value;
-    for (Py_ssize_t at = 0; PyDict_Next(((PyTypeObject *)type)->tp_dict, &at, &name, &value);) {
-        if (!PyUnicode_CheckExact(name) || (is_special(name) && !method_is_ordinary(metatype, name, value))) {
-            return false;
-        }
-    }
-    return true;
+    return solid;
 }
 
-/* Can a base other than the first be one of ours (see set_slots_of_others)? */
-static bool
-is_ordinary_other(const struct classes *all, const struct request *request, const PyTypeObject *base)
+/* best_base; NULL: there is none, or it can't be told. */
+static PyTypeObject *
+best_base(PyObject *bases)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(base->tp_mro); i++) {
-        PyObject *type = PyTuple_GET_ITEM(base->tp_mro, i);
-        if (!is_in(request->base->tp_mro, type) && !methods_are_ordinary(all, request->metatype, type)) {
-            return false;
+    PyTypeObject *best = &PyBaseObject_Type, *winner = NULL;
+    bool known = true;
+    if (PyTuple_GET_SIZE(bases) == 1) {
+        return (PyTypeObject *)PyTuple_GET_ITEM(bases, 0);
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(bases, i), *candidate = solid_base(base, &known);
+        if (winner == NULL || (!PyType_IsSubtype(winner, candidate) && PyType_IsSubtype(candidate, winner))) {
+            winner = candidate;
+            best = base;
         }
+        else if (!PyType_IsSubtype(winner, candidate)) {
+            return NULL;
+        }
+    }
+    return known ? best : NULL;
+}
+
+/* type_new_slots: what instances have in addition to those of the base. */
+static bool
+add_to_instances(struct request *request)
+{
+    const PyTypeObject *base = request->base;
+    bool may_add_dictionary = base->tp_dictoffset == 0;
+    bool may_add_references = base->tp_weaklistoffset == 0 && base->tp_itemsize == 0;
+    if (request->declared == NULL) {
+        request->adds_dictionary = may_add_dictionary;
+        request->adds_references = may_add_references;
+        return true;
+    }
+    if (!take_slots(request)) {
+        return false;
+    }
+    /* type_new_slots_bases */
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(request->bases); i++) {
+        const PyTypeObject *other = (PyTypeObject *)PyTuple_GET_ITEM(request->bases, i);
+        request->adds_dictionary |= other != base && may_add_dictionary && other->tp_dictoffset != 0;
+        request->adds_references |= other != base && may_add_references && other->tp_weaklistoffset != 0;
     }
     return true;
 }
@@ -361,56 +443,25 @@ is_ordinary_other(const struct classes *all, const struct request *request, cons
 static bool
 bases_are_ordinary(const struct classes *all, struct request *request)
 {
-    Py_ssize_t count = PyTuple_GET_SIZE(request->bases);
-    for (Py_ssize_t i = 0; i < count; i++) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(request->bases); i++) {
         if (!is_good_base(request->metatype, PyTuple_GET_ITEM(request->bases, i))) {
             return false;
         }
     }
-    request->base = count == 0 ? &PyBaseObject_Type : (PyTypeObject *)PyTuple_GET_ITEM(request->bases, 0);
-    if (is_fixed(request->base)) {
-        request->slots = static_model(all, request->base);
-        request->layout = request->slots == NULL || request->no_instance_slots ? NULL : &request->slots->ht_type;
-        return count <= 1 && request->slots != NULL;
-    }
-    if (!made_by_class_statement(all, request->base)) {
+    request->base = best_base(request->bases);
+    if (request->base == NULL) {
         return false;
     }
-    request->slots = heap(request->base);
-    bool bare = has_bare_instances(request->base);
-    request->layout = bare && !request->no_instance_slots ? &all->object_model->ht_type : NULL;
-    if (count == 1) {
-        return bare || request->no_instance_slots || has_full_instances(request->base);
-    }
-    /* The first is the best one if none has anything that `object` hasn't (best_base, solid_base, extra_ivars). With
-       __slots__ = (), it gets what another base has (type_new_slots_bases). */
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(request->bases, i);
-        bool usual = has_usual_instances(all, base);
-        if (!made_by_class_statement(all, base) || !(usual || has_empty_instances(base))
-            || !is_ordinary_other(all, request, base)) {
-            return false;
-        }
-        if (usual && bare) {
-            request->layout = &all->object_model->ht_type;
-        }
-    }
-    return true;
+    request->slots = made_by_class_statement(all, request->base) ? heap(request->base) : model_of(all, request->base);
+    return request->slots != NULL && add_to_instances(request);
 }
 
-/* Is it a case for us, as far as can be told before the method resolution order is known? */
+/* Is it a case for us, as far as can be told before the method resolution order is known? May leave an exception, of no
+   memory. */
 static bool
-is_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *arguments, struct request *request)
+is_ordinary(const struct classes *all, struct request *request)
 {
-    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) != 3) {
-        return false;
-    }
-    *request = (struct request){
-        .metatype = metatype,
-        .name = PyTuple_GET_ITEM(arguments, 0),
-        .bases = PyTuple_GET_ITEM(arguments, 1),
-        .namespace = PyTuple_GET_ITEM(arguments, 2),
-    };
+    PyTypeObject *metatype = request->metatype;
     return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
            && PyDict_Check(request->namespace) && Py_TYPE(request->namespace)->tp_iter == PyDict_Type.tp_iter
            && metatype->tp_alloc == PyType_GenericAlloc
@@ -513,18 +564,47 @@ fill_cell(PyTypeObject *type, PyObject *name, PyObject *content)
     return !failed;
 }
 
-/* type_new_alloc, type_new_descriptors, type_new_set_slots */
+/* type_new_descriptors and type_new_set_slots: members that __slots__ declare, and what comes with a dictionary and with weak
+   references. */
+static bool
+describe_instances(const struct classes *all, const struct request *request, PyTypeObject *type)
+{
+    PyMemberDef *member = (PyMemberDef *)((char *)type + request->metatype->tp_basicsize);
+    Py_ssize_t size = request->base->tp_basicsize;
+    type->tp_members = member;
+    for (Py_ssize_t i = 0; request->members != NULL && i < PyTuple_GET_SIZE(request->members); i++, member++) {
+        member->name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(request->members, i));
+        if (member->name == NULL) {
+            return false;
+        }
+        member->type = CLASSES_MEMBER_TYPE;
+        member->offset = size;
+        size += (Py_ssize_t)sizeof(PyObject *);
+    }
+    heap(type)->ht_slots = Py_XNewRef(request->members);
+    type->tp_basicsize = size;
+    type->tp_itemsize = request->base->tp_itemsize;
+    classes_add_to_instances(type, request->adds_dictionary, request->adds_references);
+    type->tp_getset = request->adds_dictionary && request->adds_references ? all->object_model->ht_type.tp_getset
+                      : request->adds_dictionary                           ? all->dictionary_getset
+                      : request->adds_references                           ? all->references_getset
+                                                                           : NULL;
+    return true;
+}
+
+/* type_new_alloc */
 static PyTypeObject *
 allocate(const struct classes *all, const struct request *request)
 {
     PyObject *dictionary = PyDict_Copy(request->namespace);
+    Py_ssize_t members = request->members == NULL ? 0 : PyTuple_GET_SIZE(request->members);
     PyTypeObject *type =
-        dictionary == NULL ? NULL : (PyTypeObject *)request->metatype->tp_alloc(request->metatype, 0);
+        dictionary == NULL ? NULL : (PyTypeObject *)request->metatype->tp_alloc(request->metatype, members);
     if (type == NULL) {
         Py_XDECREF(dictionary);
         return NULL;
     }
-    const PyTypeObject *object_model = &all->object_model->ht_type, *layout = request->layout;
+    const PyTypeObject *object_model = &all->object_model->ht_type;
     type->tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HEAPTYPE | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;
     type->tp_as_async = &heap(type)->as_async;
     type->tp_as_number = &heap(type)->as_number;
@@ -540,24 +620,9 @@ allocate(const struct classes *all, const struct request *request)
     type->tp_clear = object_model->tp_clear;
     heap(type)->ht_name = Py_NewRef(request->name);
     type->tp_dict = dictionary;
-    type->tp_basicsize = layout != NULL ? layout->tp_basicsize : request->base->tp_basicsize;
-    type->tp_itemsize = request->base->tp_itemsize;
-    type->tp_members = (PyMemberDef *)((char *)type + request->metatype->tp_basicsize); /* none */
-    if (request->no_instance_slots) {
-        heap(type)->ht_slots = PyTuple_New(0); /* of which there is only one */
-    }
-    if (layout != NULL) {
-        type->tp_flags |= layout->tp_flags & CLASSES_INSTANCE_FLAGS;
-        type->tp_dictoffset = layout->tp_dictoffset;
-        type->tp_weaklistoffset = layout->tp_weaklistoffset;
-        type->tp_getset = layout->tp_getset;
-        if (layout == object_model) {
-            /* 3.11 has them behind the rest, at these offsets, later versions in front of all */
-            Py_ssize_t more = request->base->tp_basicsize - PyBaseObject_Type.tp_basicsize;
-            type->tp_basicsize += more;
-            type->tp_weaklistoffset += type->tp_weaklistoffset > 0 ? more : 0;
-            type->tp_dictoffset -= CLASSES_MOVING_DICTIONARY ? more : 0;
-        }
+    if (!describe_instances(all, request, type)) {
+        Py_DECREF(type);
+        return NULL;
     }
     return type;
 }
@@ -630,6 +695,23 @@ set_own_slots(const struct classes *all, PyTypeObject *type, const struct reques
     return true;
 }
 
+/* The interpreter updates the slots of a special method when it is set: to what it is. */
+static bool
+ask_for_own_slots(PyTypeObject *type, const struct request *request)
+{
+    for (int i = 0; i < request->special_count; i++) {
+        PyObject *method = Py_XNewRef(PyDict_GetItemWithError(type->tp_dict, request->special[i]));
+        bool asked = method != NULL
+                     && (method_is_ordinary(method)
+                         || PyType_Type.tp_setattro((PyObject *)type, request->special[i], method) == 0);
+        Py_XDECREF(method);
+        if (!asked) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- several bases ----
 
    The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special method
@@ -647,20 +729,36 @@ has_order_of_base(const PyTypeObject *type)
     return next == PyTuple_GET_SIZE(base_order);
 }
 
-/* What the class finds for a special method; borrowed. NULL: none, or an exception. */
+/* What classes in this order, from the first on, have for a special method; borrowed. NULL: none, or an exception. */
 static PyObject *
-inherited_method(const PyTypeObject *type, PyObject *name)
+find_method(PyObject *order, Py_ssize_t first, PyObject *name)
 {
     PyObject *method = NULL;
-    for (Py_ssize_t i = 1; method == NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
-        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
-        method = base->tp_dict == NULL ? NULL : PyDict_GetItemWithError(base->tp_dict, name);
+    for (Py_ssize_t i = first; method == NULL && i < PyTuple_GET_SIZE(order); i++) {
+        PyObject *attributes = attributes_of((PyTypeObject *)PyTuple_GET_ITEM(order, i));
+        method = attributes == NULL ? NULL : PyDict_GetItemWithError(attributes, name);
     }
     return method;
 }
 
+/* Does what a class and its base find give both of them the same slots (update_one_slot)? */
+static bool
+gives_same_slots(PyTypeObject *type, PyObject *method, PyObject *base_method)
+{
+    if (method == NULL || base_method == NULL) {
+        return method == base_method;
+    }
+    if (!Py_IS_TYPE(method, &PyWrapperDescr_Type) || !Py_IS_TYPE(base_method, &PyWrapperDescr_Type)) {
+        return method == base_method;
+    }
+    const PyWrapperDescrObject *one = (PyWrapperDescrObject *)method, *other = (PyWrapperDescrObject *)base_method;
+    return one->d_base == other->d_base && one->d_wrapped == other->d_wrapped
+           && PyType_IsSubtype(type, PyDescr_TYPE(one)) && PyType_IsSubtype(type->tp_base, PyDescr_TYPE(other));
+}
+
 /* The slots of a special method that the class inherits from another base than the first, or might. Where it turns out to be
-   one of the interpreter's own, that is asked to update the slots: by giving the class the method and taking it away. */
+   one of the interpreter's own, that is asked to update the slots: by giving the class the method and taking it away. Only
+   `__new__` asks for nothing then: tp_new is the base's. */
 static bool
 set_inherited_slots(const struct classes *all, PyTypeObject *type, PyObject *name)
 {
@@ -668,27 +766,41 @@ set_inherited_slots(const struct classes *all, PyTypeObject *type, PyObject *nam
     if (known != 0) {
         return known > 0;
     }
-    PyObject *method = inherited_method(type, name);
-    if (method != NULL && method_is_ordinary(Py_TYPE(type), name, method)) {
+    PyObject *method = find_method(type->tp_mro, 1, name);
+    PyObject *base_method = PyErr_Occurred() ? NULL : find_method(type->tp_base->tp_mro, 0, name);
+    if (PyErr_Occurred()) {
+        return false;
+    }
+    if (gives_same_slots(type, method, base_method)) {
+        return true;
+    }
+    if (method != NULL && method_is_ordinary(method)) {
         set_slots(all, type, name, method);
         return true;
     }
-    return !PyErr_Occurred() && PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
+    if (method != NULL && PyCFunction_Check(method) && PyUnicode_Compare(name, all->strings.new) == 0) {
+        return PyCFunction_GET_FUNCTION(method) == all->new_wrapper;
+    }
+    return PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
            && PyType_Type.tp_setattro((PyObject *)type, name, NULL) == 0;
 }
 
+/* False with an exception, or without one: it is not ours to make. */
 static bool
 set_slots_of_others(const struct classes *all, PyTypeObject *type)
 {
     PyObject *order = type->tp_mro;
     for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
         PyTypeObject *other = (PyTypeObject *)PyTuple_GET_ITEM(order, i);
-        PyObject *name, *value;
+        PyObject *name, *value, *attributes;
         if (is_in(type->tp_base->tp_mro, (PyObject *)other)) {
             continue;
         }
-        for (Py_ssize_t at = 0; PyDict_Next(other->tp_dict, &at, &name, &value);) {
-            if (is_special(name) && !set_inherited_slots(all, type, name)) {
+        attributes = attributes_of(other);
+        for (Py_ssize_t at = 0; attributes != NULL && PyDict_Next(attributes, &at, &name, &value);) {
+            if (!PyUnicode_CheckExact(name)
+                || (is_special(name)
+                    && (metatype_sets(Py_TYPE(type), name) || !set_inherited_slots(all, type, name)))) {
                 return false;
             }
         }
@@ -795,33 +907,53 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         Py_DECREF(type);
         return NULL;
     }
-    if (!has_order_of_base(type)) {
+    copy_slots(heap(type), request->slots);
+    if (!has_order_of_base(type) || (PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type))) {
         discard((PyObject *)type);
         return NULL;
     }
-    copy_slots(heap(type), request->slots);
-    if ((PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type))
-        || !set_own_slots(all, type, request) || (request->told && !tell_attributes(all, type))
-        || !tell_bases(all, type, keywords)) {
+    if (!set_own_slots(all, type, request) || (request->asks && !ask_for_own_slots(type, request))
+        || (request->told && !tell_attributes(all, type)) || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;
     }
     return (PyObject *)type;
 }
 
-/* Named tuples have special methods all of them, and there is nothing to learn from. So where a second subclass of a static
+/* New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
+static PyObject *
+make_class_if_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
+{
+    struct request request;
+    PyObject *type = NULL;
+    if (PyTuple_CheckExact(arguments) && PyTuple_GET_SIZE(arguments) == 3) {
+        request = (struct request){
+            .metatype = metatype,
+            .name = PyTuple_GET_ITEM(arguments, 0),
+            .bases = PyTuple_GET_ITEM(arguments, 1),
+            .namespace = PyTuple_GET_ITEM(arguments, 2),
+        };
+        type = is_ordinary(all, &request) ? make_class(all, &request, keywords) : NULL;
+        Py_XDECREF(request.members);
+    }
+    return type;
+}
+
+/* Named tuples have special methods all of them, and there is nothing to learn from. So where a second subclass of such a
    type is made, one is made to be looked at, and is gone again before anybody could see it. */
 static void
 make_model(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (all->static_count == CLASSES_MODELS || base->tp_flags & Py_TPFLAGS_HEAPTYPE || base == &PyBaseObject_Type
-        || Py_TYPE(base) != &PyType_Type || PyTuple_GET_SIZE(type->tp_bases) != 1 || static_model(all, base) != NULL
-        || !bases_want_nothing(all, type)) {
+    if (!wants_model(all, type) || Py_TYPE(base) != &PyType_Type || !bases_want_nothing(all, type)) {
         return;
     }
-    if (all->seen_base != base) {
-        all->seen_base = base; /* compared only */
+    bool seen = false;
+    for (int i = 0; i < CLASSES_SEEN; i++) {
+        seen |= all->seen_bases[i] == base;
+    }
+    if (!seen) {
+        all->seen_bases[all->seen_count++ % CLASSES_SEEN] = base; /* compared only */
         return;
     }
     PyObject *arguments = Py_BuildValue("(s(O){ss})", "x", base, "__module__", "x");
@@ -843,10 +975,7 @@ class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
         return plain_new(metatype, arguments, keywords);
     }
     PyObject *module = Py_NewRef(state->module); /* what is told of the class may do away with us */
-    struct request request;
-    PyObject *type = is_ordinary(&state->classes, metatype, arguments, &request)
-                         ? make_class(&state->classes, &request, keywords)
-                         : NULL;
+    PyObject *type = make_class_if_ordinary(&state->classes, metatype, arguments, keywords);
     if (type == NULL && !PyErr_Occurred()) {
         type = plain_new(metatype, arguments, keywords);
         if (type != NULL && serving == state && PyType_Check(type)) {
@@ -902,11 +1031,8 @@ static bool
 makes_alike(struct classes *all, PyObject *base, PyObject *namespace)
 {
     PyObject *arguments = base == NULL ? Py_BuildValue("(s()O)", "x", namespace) : Py_BuildValue("(s(O)O)", "x", base, namespace);
-    struct request request;
     PyObject *plain = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
-    PyObject *ours = plain != NULL && is_ordinary(all, &PyType_Type, arguments, &request)
-                         ? make_class(all, &request, NULL)
-                         : NULL;
+    PyObject *ours = plain == NULL ? NULL : make_class_if_ordinary(all, &PyType_Type, arguments, NULL);
     bool alike = ours != NULL && are_alike(plain, ours);
     Py_XDECREF(arguments);
     discard(plain);
@@ -959,13 +1085,35 @@ special_namespace(size_t of, size_t rest)
     return namespace;
 }
 
+/* What type.__new__ describes instances with that have only one of dictionary and weak references. */
+static PyGetSetDef *
+learn_getset(const char *slot)
+{
+    PyObject *arguments = Py_BuildValue("(s(){ssss})", "x", "__module__", "x", "__slots__", slot);
+    PyObject *type = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
+    PyGetSetDef *getset = type == NULL ? NULL : ((PyTypeObject *)type)->tp_getset;
+    discard(type);
+    Py_XDECREF(arguments);
+    return getset;
+}
+
+/* The function behind object.__new__, which is that of every type of the interpreter's own. */
+static PyCFunction
+learn_new_wrapper(const struct classes *all)
+{
+    PyObject *method = _PyType_Lookup(&PyBaseObject_Type, all->strings.new);
+    return method != NULL && PyCFunction_CheckExact(method) ? PyCFunction_GET_FUNCTION(method) : NULL;
+}
+
 /* A first class of the interpreter's own making, without special methods; one with all of them; and a few in both ways. */
 static bool
 take_models(struct classes *all)
 {
     PyObject *none = Py_BuildValue("{ss}", "__module__", "x"), *every = special_namespace(1, 0);
     PyObject *third = special_namespace(3, 1);
-    PyObject *arguments = none == NULL || every == NULL || third == NULL ? NULL : Py_BuildValue("(s()O)", "x", none);
+    PyObject *slots = Py_BuildValue("{sss(sss)}", "__module__", "x", "__slots__", "b", "a", "__weakref__");
+    PyObject *arguments =
+        none == NULL || every == NULL || third == NULL || slots == NULL ? NULL : Py_BuildValue("(s()O)", "x", none);
     PyObject *first = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
     Py_XSETREF(arguments, first == NULL ? NULL : Py_BuildValue("(s()O)", "x", every));
     PyObject *special = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
@@ -974,8 +1122,12 @@ take_models(struct classes *all)
         all->object_bases = Py_NewRef(((PyTypeObject *)first)->tp_bases);
         all->object_model = copy_model((PyTypeObject *)first);
         all->special_model = copy_model((PyTypeObject *)special);
-        good = all->object_model != NULL && all->special_model != NULL && makes_alike(all, NULL, every)
-               && makes_alike(all, first, none) && makes_alike(all, special, third);
+        all->dictionary_getset = learn_getset("__dict__");
+        all->references_getset = learn_getset("__weakref__");
+        all->new_wrapper = learn_new_wrapper(all);
+        good = all->object_model != NULL && all->special_model != NULL && all->dictionary_getset != NULL
+               && all->references_getset != NULL && all->new_wrapper != NULL && makes_alike(all, NULL, every)
+               && makes_alike(all, NULL, slots) && makes_alike(all, first, none) && makes_alike(all, special, third);
     }
     discard(first);
     discard(special);
@@ -983,6 +1135,7 @@ take_models(struct classes *all)
     Py_XDECREF(none);
     Py_XDECREF(every);
     Py_XDECREF(third);
+    Py_XDECREF(slots);
     return good;
 }
 
@@ -1060,8 +1213,8 @@ classes_clear(loader_state *state)
     free(all->object_model);
     free(all->special_model);
     all->object_model = all->special_model = NULL;
-    while (all->static_count > 0) {
-        free(all->static_models[--all->static_count]);
+    while (all->model_count > 0) {
+        free(all->models[--all->model_count].model);
     }
 }
 

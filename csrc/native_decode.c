@@ -211,8 +211,28 @@ ascii_on_heap(const unsigned char *characters, size_t length)
     return text;
 }
 
+enum interning { NOT_INTERNED, INTERNED, INTERNED_STATIC };
+
+/* A string in the arena becomes an interned one, or gives way to it. */
 static PyObject *
-decode_ascii(struct reader *reader, bool interned)
+intern_in_arena(struct native_context *context, PyASCIIObject *text, size_t bytes, enum interning interning)
+{
+    PyObject *known = interning == INTERNED_STATIC ? NULL : native_intern(&context->layout, (PyObject *)text);
+    if (known == (PyObject *)text) {
+        return known;
+    }
+    known = intern((PyObject *)text);
+    if (known != (PyObject *)text) {
+        native_arena_return(&context->arena, text, bytes);
+    }
+    else {
+        native_claim_interned(known);
+    }
+    return known;
+}
+
+static PyObject *
+decode_ascii(struct reader *reader, enum interning interning)
 {
     struct native_context *context = reader->context;
     int64_t length = read_size(reader, 1);
@@ -223,7 +243,7 @@ decode_ascii(struct reader *reader, bool interned)
     reader->at += length;
     if (length < 2 || context->layout.debug) {
         PyObject *text = ascii_on_heap(characters, (size_t)length);
-        return text == NULL || !interned ? text : intern(text);
+        return text == NULL || interning == NOT_INTERNED ? text : intern(text);
     }
     size_t bytes = sizeof(PyASCIIObject) + (size_t)length + 1;
     PyASCIIObject *text = take(reader, bytes);
@@ -235,17 +255,7 @@ decode_ascii(struct reader *reader, bool interned)
     unsigned char *copy = (unsigned char *)(text + 1);
     memcpy(copy, characters, (size_t)length);
     copy[length] = '\0';
-    if (!interned) {
-        return (PyObject *)text;
-    }
-    PyObject *known = intern((PyObject *)text);
-    if (known != (PyObject *)text) {
-        native_arena_return(&context->arena, text, bytes);
-    }
-    else {
-        native_claim_interned(known);
-    }
-    return known;
+    return interning == NOT_INTERNED ? (PyObject *)text : intern_in_arena(context, text, bytes, interning);
 }
 
 /* Strings that are not ASCII are rare: made on the heap, where their layout is CPython's business. */
@@ -607,9 +617,11 @@ decode_tagged(struct reader *reader, enum native_tag tag)
     case NATIVE_BYTES_ONCE:
         return decode_bytes_once(reader);
     case NATIVE_ASCII:
-        return decode_ascii(reader, false);
+        return decode_ascii(reader, NOT_INTERNED);
     case NATIVE_ASCII_INTERNED:
-        return decode_ascii(reader, true);
+        return decode_ascii(reader, INTERNED);
+    case NATIVE_ASCII_STATIC:
+        return decode_ascii(reader, INTERNED_STATIC);
     case NATIVE_WIDE:
         return decode_wide(reader, false);
     case NATIVE_WIDE_INTERNED:
@@ -703,12 +715,12 @@ decode_groups(struct reader *reader)
     }
     PyObject **memo = reader->objects[TO_MEMO];
     for (int64_t i = 0; i < interned; i++) {
-        if ((*memo++ = decode_ascii(reader, true)) == NULL) {
+        if ((*memo++ = decode_ascii(reader, INTERNED)) == NULL) {
             return false;
         }
     }
     for (int64_t i = 0; i < plain; i++) {
-        if ((*memo++ = decode_ascii(reader, false)) == NULL) {
+        if ((*memo++ = decode_ascii(reader, NOT_INTERNED)) == NULL) {
             return false;
         }
     }

@@ -203,7 +203,8 @@ put_text(struct encoder *encoder, PyObject *text, unsigned int flag)
         return put_byte(encoder, (NATIVE_CHARACTER + interned) | flag) < 0 ? RET_ERROR : put_byte(encoder, character);
     }
     if (PyUnicode_IS_ASCII(text)) {
-        return put_block(encoder, (NATIVE_ASCII + interned) | flag, PyUnicode_1BYTE_DATA(text), length);
+        unsigned int tag = interned == 0 ? NATIVE_ASCII : native_is_static(text) ? NATIVE_ASCII_STATIC : NATIVE_ASCII_INTERNED;
+        return put_block(encoder, tag | flag, PyUnicode_1BYTE_DATA(text), length);
     }
     if (length > INT_MAX / 4) {
         return refuse(encoder, "a constant is too large");
@@ -293,7 +294,7 @@ leaf_group(const struct encoder *encoder, PyObject *leaf, enum leaf_kind kind)
     if (kind == LEAF_NONE || !PyUnicode_IS_ASCII(leaf) || PyUnicode_GET_LENGTH(leaf) < 2) {
         return GROUPS;
     }
-    return kind == LEAF_INTERNED ? GROUP_INTERNED : GROUP_TEXT;
+    return kind == LEAF_TEXT ? GROUP_TEXT : native_is_static(leaf) ? GROUPS : GROUP_INTERNED;
 }
 
 /* co_localspluskinds is seen by nobody: equal ones may be one object. Borrowed; NULL with an exception. */

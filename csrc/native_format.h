@@ -2,7 +2,7 @@
 
    A module's payload is a stream:
      varint number of memo entries, varints of how many of them are in each of the four groups that follow:
-     interned ASCII strings, other ASCII strings (each: varint length, two or more; characters),
+     interned ASCII strings (but for NATIVE_ASCII_STATIC), other ASCII strings (each: varint length, two or more; characters),
      byte strings (each: varint size, one or more; bytes),
      byte strings in place (each, aligned to 8 bytes from the stream's start: a PyBytesObject as it lies in memory);
      one object, which is a code object.
@@ -42,7 +42,7 @@
 
 /* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision is
    not used, and built anew. image.py has the same number. */
-#define NATIVE_REVISION 4
+#define NATIVE_REVISION 5
 
 #define NATIVE_MEMO 0x20
 
@@ -59,7 +59,8 @@ enum native_tag {
     NATIVE_COMPLEX, /* real, imaginary */
     NATIVE_BYTES, /* varint size; bytes. In the shared table only, or empty */
     NATIVE_ASCII, /* varint length; characters. Empty: all others are in the groups */
-    NATIVE_ASCII_INTERNED,
+    NATIVE_ASCII_INTERNED, /* not one of the strings that the interpreter itself contains (3.12 on) */
+    NATIVE_ASCII_STATIC, /* one of these; interned */
     NATIVE_WIDE, /* byte kind (1, 2, 4), varint length, characters: str that is not ASCII, in its own kind */
     NATIVE_WIDE_INTERNED,
     NATIVE_CHARACTER, /* one byte: the str of that Latin-1 character, of which CPython has only one each */

@@ -16,6 +16,7 @@
 #include <internal/pycore_dict.h>
 #include <internal/pycore_gc.h>
 #include <internal/pycore_interp.h>
+#include <internal/pycore_object.h>
 #include <internal/pycore_pymem.h>
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
@@ -291,6 +292,7 @@ check_common(struct native_layout *layout)
     }
     layout->interpreter = PyInterpreterState_Get();
     layout->fixed_types = false;
+    layout->interned = NULL;
 #ifdef __linux__
     dl_iterate_phdr(find_in_program, &layout->fixed_types);
 #endif
@@ -464,11 +466,38 @@ check_watchers(struct native_layout *layout)
     return NULL;
 }
 
+#if PY_VERSION_HEX < 0x030e0000
+
+/* Include/internal/pycore_interp.h (_Py_INTERP_CACHED_OBJECT): get_interned_dict of Objects/unicodeobject.c. */
+static void
+find_interned(struct native_layout *layout)
+{
+    PyObject *dictionary = layout->interpreter->cached_objects.interned_strings;
+    PyObject *text = PyUnicode_InternFromString("pycds_auto._loader");
+    if (text != NULL && dictionary != NULL && PyDict_CheckExact(dictionary) && !native_is_static(text)
+        && PyDict_GetItemWithError(dictionary, text) == text) {
+        layout->interned = dictionary;
+    }
+    PyErr_Clear();
+    Py_XDECREF(text);
+}
+
+#else
+
+static void
+find_interned(struct native_layout *layout)
+{
+    (void)layout;
+}
+
+#endif
+
 const char *
 native_layout_check(struct native_layout *layout)
 {
     const char *reason = check_common(layout);
     if (reason == NULL) {
+        find_interned(layout);
         reason = check_watchers(layout);
     }
     return reason == NULL ? check_code_version(layout) : reason;
@@ -490,6 +519,50 @@ classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute
         name, type->tp_name);
 }
 
+/* Weak references at the end of an instance don't count; whether a dictionary there does, differs between releases. */
+bool
+classes_extends(const PyTypeObject *type, const PyTypeObject *base, bool *known)
+{
+    bool on_heap = type->tp_flags & Py_TPFLAGS_HEAPTYPE;
+    Py_ssize_t size = type->tp_basicsize;
+    if (type->tp_itemsize != 0 || base->tp_itemsize != 0) {
+        return size != base->tp_basicsize || type->tp_itemsize != base->tp_itemsize;
+    }
+    *known &= !on_heap || type->tp_dictoffset <= 0 || base->tp_dictoffset != 0;
+    if (on_heap && type->tp_weaklistoffset != 0 && base->tp_weaklistoffset == 0
+        && type->tp_weaklistoffset + (Py_ssize_t)sizeof(PyObject *) == size) {
+        size -= (Py_ssize_t)sizeof(PyObject *);
+    }
+    return size != base->tp_basicsize;
+}
+
+/* Both follow the rest; but where all instances have the same size, the dictionary is in front, three words before the
+   object, and its offset counts from the end. */
+void
+classes_add_to_instances(PyTypeObject *type, bool dictionary, bool references)
+{
+    const Py_ssize_t word = sizeof(PyObject *);
+    if (dictionary && type->tp_itemsize != 0) {
+        type->tp_dictoffset = -word;
+        type->tp_basicsize += word;
+    }
+    if (references) {
+        type->tp_weaklistoffset = type->tp_basicsize;
+        type->tp_basicsize += word;
+    }
+    if (dictionary && type->tp_itemsize == 0) {
+        type->tp_flags |= Py_TPFLAGS_MANAGED_DICT;
+        type->tp_dictoffset = -type->tp_basicsize - 3 * word;
+    }
+}
+
+PyObject *
+classes_interpreters_attributes(PyTypeObject *type)
+{
+    (void)type;
+    return NULL;
+}
+
 #else
 
 /* The same (3.12, 3.13): a note (Python/errors.c, _PyErr_FormatNote). */
@@ -508,6 +581,33 @@ classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute
     }
     Py_DECREF(added);
     PyErr_SetRaisedException(exception);
+}
+
+bool
+classes_extends(const PyTypeObject *type, const PyTypeObject *base, bool *known)
+{
+    (void)known;
+    return type->tp_basicsize != base->tp_basicsize || type->tp_itemsize != base->tp_itemsize;
+}
+
+/* Both are in front of the object. Include/internal/pycore_object.h, MANAGED_WEAKREF_OFFSET. */
+void
+classes_add_to_instances(PyTypeObject *type, bool dictionary, bool references)
+{
+    if (references) {
+        type->tp_flags |= Py_TPFLAGS_MANAGED_WEAKREF;
+        type->tp_weaklistoffset = MANAGED_WEAKREF_OFFSET;
+    }
+    if (dictionary) {
+        type->tp_flags |= Py_TPFLAGS_MANAGED_DICT;
+        type->tp_dictoffset = -1;
+    }
+}
+
+PyObject *
+classes_interpreters_attributes(PyTypeObject *type)
+{
+    return PyType_GetDict(type);
 }
 
 #endif

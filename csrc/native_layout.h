@@ -42,6 +42,7 @@
    native_is_immortal         is it an object that had it, whatever became of its count since?
    native_keep_forever        an object whose references nobody counts any more: the slots of an image hold it
    native_claim_interned      an interned string is the arena's: the interpreter must not free it at its end
+   native_is_static           is an interned string one that the interpreter contains? It has them in a table of their own then
    native_set_tuple_size      fills what a tuple's head has beyond any object's */
 
 /* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program can
@@ -76,6 +77,13 @@ static inline void
 native_claim_interned(PyObject *text)
 {
     (void)text;
+}
+
+static inline bool
+native_is_static(PyObject *text)
+{
+    (void)text;
+    return false;
 }
 
 static inline void
@@ -149,6 +157,12 @@ native_claim_interned(PyObject *text)
     }
 }
 
+static inline bool
+native_is_static(PyObject *text)
+{
+    return ((PyASCIIObject *)text)->state.statically_allocated;
+}
+
 #endif
 
 /* ---- code objects ---- */
@@ -191,7 +205,29 @@ struct native_layout {
     bool collector_is_known; /* its state is where it is expected */
     int young_threshold; /* of the collector when it was looked at; 0: leave the collector alone */
     bool debug; /* a Py_DEBUG interpreter: it wants no immortal strings that aren't its own */
+    PyObject *interned; /* borrowed: the interpreter's dictionary of interned strings but static ones; NULL: not known */
 };
+
+/* Interns a string in the arena that is none of the interpreter's static strings, as PyUnicode_InternInPlace does, which would
+   search for it among those first: a tenth of what a load costs (3.12, 3.13). Borrowed: the string itself, or the one that was
+   there; NULL without an exception: not known. */
+static inline PyObject *
+native_intern(const struct native_layout *layout, PyObject *text)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    (void)layout, (void)text;
+    return NULL;
+#else
+    PyObject *known = layout->interned == NULL ? NULL : PyDict_SetDefault(layout->interned, text, text);
+    if (known == text) {
+        ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
+    }
+    else if (known == NULL) {
+        PyErr_Clear();
+    }
+    return known;
+#endif
+}
 
 #define NATIVE_CODE_HEAD offsetof(PyCodeObject, co_code_adaptive)
 #define NATIVE_UNIT_BYTES 2
@@ -227,7 +263,7 @@ const char *native_layout_check(struct native_layout *layout);
 
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
-   CLASSES_MOVING_DICTIONARY  does an instance's dictionary lie at an offset from its end, though it has one in front?
+   CLASSES_MEMBER_TYPE        of members that __slots__ declare
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
    CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
@@ -238,14 +274,14 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0
-#define CLASSES_MOVING_DICTIONARY 1
 #define CLASSES_DICTIONARY_CELL 0
+#define CLASSES_MEMBER_TYPE T_OBJECT_EX
 #else
 #define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 1
-#define CLASSES_MOVING_DICTIONARY 0
 #define CLASSES_DICTIONARY_CELL 1
+#define CLASSES_MEMBER_TYPE Py_T_OBJECT_EX
 #endif
 
 #if PY_VERSION_HEX < 0x030d0000
@@ -253,6 +289,15 @@ const char *native_layout_check(struct native_layout *layout);
 #else
 #define CLASSES_ALLOCATE_DOCUMENTATION PyMem_Malloc
 #endif
+
+/* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be told? */
+bool classes_extends(const PyTypeObject *type, const PyTypeObject *base, bool *known);
+
+/* Gives instances of a new class, whose sizes are set, a dictionary and weak references (type_new_descriptors). */
+void classes_add_to_instances(PyTypeObject *type, bool dictionary, bool references);
+
+/* The attributes of a type without tp_dict: of a static one, from 3.12 on. New reference, or NULL. */
+PyObject *classes_interpreters_attributes(PyTypeObject *type);
 
 /* What type_new_set_names makes of an exception of an attribute's __set_name__. */
 void classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute);

@@ -107,16 +107,26 @@ struct class_strings {
 };
 
 #define CLASSES_MODELS 64
+#define CLASSES_SEEN 32
+
+/* What subclasses of a type are like. */
+struct class_model {
+    PyTypeObject *base; /* borrowed; one on the heap is only compared */
+    PyHeapTypeObject *model; /* owned: a copy of a class whose base it is */
+    unsigned int tag; /* the base's version tag then; of static types it doesn't matter */
+};
 
 /* classes.c: what new classes are made after; objects owned. */
 struct classes {
     bool tried;
     PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
     PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
-    PyTypeObject *seen_base; /* the static base of a class that type.__new__ made */
-    int static_count;
-    PyTypeObject *static_bases[CLASSES_MODELS]; /* borrowed: static types, which never die */
-    PyHeapTypeObject *static_models[CLASSES_MODELS]; /* owned: copies of classes whose bases they are */
+    PyGetSetDef *dictionary_getset, *references_getset; /* the interpreter's, of classes that add only one of the two */
+    PyCFunction new_wrapper; /* the function behind object.__new__ and its like */
+    int seen_count;
+    PyTypeObject *seen_bases[CLASSES_SEEN]; /* of classes that type.__new__ made; compared only */
+    int model_count;
+    struct class_model models[CLASSES_MODELS];
     PyObject *object_bases; /* (object,) */
     PyObject *plain_mro; /* type.mro */
     struct class_strings strings;
