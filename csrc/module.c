@@ -652,6 +652,26 @@ loader_end_with_parent(PyObject *module, PyObject *parent)
 }
 
 PyDoc_STRVAR(
+    source_code_doc,
+    "source_code($module, payload, /)\n--\n\nThe code object in the payload (bytes) of a source text's entry (sources.py), as the loader "
+    "makes it, but\nfor the file's name. Raises ValueError if it can't be had in this process.");
+
+static PyObject *
+loader_source_code(PyObject *module, PyObject *payload)
+{
+    (void)module;
+    if (!PyBytes_Check(payload)) {
+        PyErr_SetString(PyExc_TypeError, "payload must be bytes");
+        return NULL;
+    }
+    PyObject *code = sources_code_in(PyBytes_AS_STRING(payload), (size_t)PyBytes_GET_SIZE(payload));
+    if (code == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "no code here");
+    }
+    return code;
+}
+
+PyDoc_STRVAR(
     checksum_doc, "checksum($module, data, /)\n--\n\nThe image's 64-bit checksum of a bytes-like object (checksum.h).");
 
 static PyObject *
@@ -746,6 +766,7 @@ static PyMethodDef methods[] = {
     {"stats", loader_stats, METH_NOARGS, stats_doc},
     {"state", loader_state_report, METH_NOARGS, state_doc},
     {"stop_recording", loader_stop_recording, METH_NOARGS, stop_recording_doc},
+    {"source_code", loader_source_code, METH_O, source_code_doc},
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
     {"end_with_parent", loader_end_with_parent, METH_O, end_with_parent_doc},
     {"checksum", loader_checksum, METH_O, checksum_doc},

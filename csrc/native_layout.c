@@ -1098,18 +1098,40 @@ native_code_constants(PyObject *code)
 
 /* ---- source texts ---- */
 
+/* A string of its own with these characters. */
+static PyObject *
+copy_of_string(PyObject *text)
+{
+    return PyUnicode_CheckExact(text) ? PyUnicode_FromKindAndData(
+               PyUnicode_KIND(text), PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+                                      : NULL;
+}
+
 #if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
 
 #include <internal/pycore_interp.h>
 #include <internal/pycore_unicodeobject.h>
 
+/* Objects/unicodeobject.c: the public functions make it immortal. */
+static void
+intern_mortal(PyObject **text)
+{
+    _PyUnicode_InternMortal(PyInterpreterState_Get(), text);
+}
+
 void
 native_layout_intern_file_name(PyObject **name)
 {
-    _PyUnicode_InternMortal(PyInterpreterState_Get(), name); /* the public functions make it immortal */
+    intern_mortal(name);
 }
 
 #else
+
+static void
+intern_mortal(PyObject **text)
+{
+    PyUnicode_InternInPlace(text);
+}
 
 void
 native_layout_intern_file_name(PyObject **name)
@@ -1118,3 +1140,48 @@ native_layout_intern_file_name(PyObject **name)
 }
 
 #endif
+
+#if PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030d0000
+
+#include <internal/pycore_interp.h>
+
+/* 3.12 makes interned strings immortal (Objects/unicodeobject.c, PyUnicode_InternInPlace). One that we have interned, and that
+   nobody has seen, is taken out of the dictionary again; its memory is lost. */
+static void
+forget_interned(PyObject *text)
+{
+    PyObject *dictionary = PyInterpreterState_Get()->cached_objects.interned_strings;
+    if (dictionary != NULL && PyDict_CheckExact(dictionary) && PyDict_GetItemWithError(dictionary, text) == text) {
+        (void)PyDict_DelItem(dictionary, text);
+    }
+    PyErr_Clear();
+}
+
+#else
+
+/* It goes with its last reference. */
+static void
+forget_interned(PyObject *text)
+{
+    (void)text;
+}
+
+#endif
+
+PyObject *
+native_layout_known_string(PyObject *text)
+{
+    PyObject *copy = copy_of_string(text), *known = copy;
+    if (copy == NULL || PyUnicode_CHECK_INTERNED(copy)) { /* a single character, say */
+        PyErr_Clear();
+        return copy;
+    }
+    Py_INCREF(copy); /* `known` has one, too: it may be given back */
+    intern_mortal(&known);
+    if (known == copy) {
+        forget_interned(copy);
+        Py_CLEAR(known);
+    }
+    Py_DECREF(copy);
+    return known;
+}

@@ -414,4 +414,8 @@ native_dictionary_version(PyObject *dictionary)
    like other interned strings of programs it is freed with its last reference. */
 void native_layout_intern_file_name(PyObject **name);
 
+/* The interned string that is equal to an exact str which isn't interned. New reference; NULL without an exception: there is
+   none, or it can't be told; none is interned by the question. */
+PyObject *native_layout_known_string(PyObject *text);
+
 #endif

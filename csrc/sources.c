@@ -144,6 +144,100 @@ settle(PyCodeObject *code, PyObject *file, PyObject *names)
     }
 }
 
+/* ---- constant sets ----
+
+   In which order a constant set has its elements depends on their hashes, on the order in the source, and on how often the
+   compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare), its copy among the constants (Python/compile.c,
+   merge_consts_recursive), and one with its strings interned (Objects/codeobject.c, intern_string_constants), if another
+   object was interned before. An entry has these elements in the source's order, and sources.py sees to it that they are
+   names. */
+
+/* A set of these names, as it is after the compiler's three times. */
+static PyObject *
+compilers_set(PyObject *names)
+{
+    PyObject *elements = PyTuple_CheckExact(names) ? PyTuple_New(PyTuple_GET_SIZE(names)) : NULL;
+    for (Py_ssize_t i = 0; elements != NULL && i < PyTuple_GET_SIZE(elements); i++) {
+        PyObject *known = native_layout_known_string(PyTuple_GET_ITEM(names, i));
+        if (known == NULL) {
+            Py_CLEAR(elements);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(elements, i, known);
+    }
+    PyObject *set = NULL;
+    for (int i = 0; i < 3 && elements != NULL; i++) {
+        Py_XSETREF(set, PyFrozenSet_New(elements));
+        Py_SETREF(elements, set == NULL ? NULL : PySequence_Tuple(set));
+    }
+    Py_XDECREF(elements);
+    return elements == NULL ? NULL : set;
+}
+
+/* Puts a set in its place among the constants of code, or of code in it. `path` is a tuple of indices. */
+static bool
+put_set(PyObject *code, PyObject *path, PyObject *set)
+{
+    for (Py_ssize_t i = 0; PyTuple_CheckExact(path) && i < PyTuple_GET_SIZE(path); i++) {
+        PyObject *constants = PyCode_Check(code) ? ((PyCodeObject *)code)->co_consts : NULL;
+        Py_ssize_t index = PyLong_AsSsize_t(PyTuple_GET_ITEM(path, i));
+        if (constants == NULL || index < 0 || index >= PyTuple_GET_SIZE(constants)) {
+            return false;
+        }
+        if (i == PyTuple_GET_SIZE(path) - 1) {
+            put(&PyTuple_GET_ITEM(constants, index), set);
+            return true;
+        }
+        code = PyTuple_GET_ITEM(constants, index);
+    }
+    return false;
+}
+
+/* Code with constant sets: the byte, uint32_t size of marshal's tuple of (path, names) for each set, that tuple, and the code
+   with other constants in their places. The names are looked for before the code is made, which interns its own. */
+#define WITH_SETS '\x01'
+
+static PyObject *
+code_with_sets(const char *payload, size_t size)
+{
+    uint32_t bytes;
+    size_t head = 1 + sizeof(bytes);
+    if (size < head) {
+        return NULL;
+    }
+    memcpy(&bytes, payload + 1, sizeof(bytes));
+    PyObject *places = bytes > size - head ? NULL : PyMarshal_ReadObjectFromString(payload + head, bytes);
+    Py_ssize_t count = places != NULL && PyTuple_CheckExact(places) ? PyTuple_GET_SIZE(places) : -1;
+    PyObject *sets = count < 0 ? NULL : PyTuple_New(count), *code = NULL;
+    for (Py_ssize_t i = 0; sets != NULL && i < count; i++) {
+        PyObject *place = PyTuple_GET_ITEM(places, i);
+        PyObject *set = PyTuple_CheckExact(place) && PyTuple_GET_SIZE(place) == 2 ? compilers_set(PyTuple_GET_ITEM(place, 1)) : NULL;
+        if (set == NULL) {
+            Py_CLEAR(sets);
+            break;
+        }
+        PyTuple_SET_ITEM(sets, i, set);
+    }
+    if (sets != NULL) {
+        code = PyMarshal_ReadObjectFromString(payload + head + bytes, (Py_ssize_t)(size - head - bytes));
+    }
+    for (Py_ssize_t i = 0; code != NULL && i < count; i++) {
+        if (!put_set(code, PyTuple_GET_ITEM(PyTuple_GET_ITEM(places, i), 0), PyTuple_GET_ITEM(sets, i))) {
+            Py_CLEAR(code);
+        }
+    }
+    Py_XDECREF(sets);
+    Py_XDECREF(places);
+    return code;
+}
+
+PyObject *
+sources_code_in(const char *payload, size_t size)
+{
+    return size > 0 && *payload == WITH_SETS ? code_with_sets(payload, size)
+                                             : PyMarshal_ReadObjectFromString(payload, (Py_ssize_t)size);
+}
+
 /* The code object out of an entry. NULL without an exception: it is of no use. */
 static PyObject *
 from_entry(loader_state *state, const struct module_record *record, const struct request *request)
@@ -152,7 +246,7 @@ from_entry(loader_state *state, const struct module_record *record, const struct
     const unsigned char *payload = image_payload(&state->session->image, record, &size);
     PyObject *file = Py_NewRef(request->file == NULL ? state->sources.file : request->file);
     native_layout_intern_file_name(&file); /* before marshal makes an equal one */
-    PyObject *code = payload == NULL ? NULL : PyMarshal_ReadObjectFromString((const char *)payload, (Py_ssize_t)size);
+    PyObject *code = payload == NULL ? NULL : sources_code_in((const char *)payload, size);
     if (code != NULL && PyCode_Check(code)) {
         settle((PyCodeObject *)code, file, state->sources.names);
     }

@@ -78,6 +78,34 @@ class Typed(typing.NamedTuple):
     second: str = "s"
 hints = typing.get_type_hints(Typed), typing.get_type_hints(Slotted), typing.get_type_hints(Child)
 ''',
+    "lib/sets.py": '''
+import dataclasses
+NAMES = [f"field_{i}_{'x' * (i % 5)}" for i in range(60)]
+class Known: pass
+for name in NAMES: setattr(Known, name, 1)  # interns it
+CHOICES = [NAMES[:count] for count in (1, 2, 3, 4, 5, 8, 13, 21, 34, 60)] + [NAMES[i:i + 3][::-1] for i in range(40)]
+def literal(names): return "{" + ", ".join(map(repr, names)) + "}"
+TEXTS = [f"def f(name):\\n if name in {literal(names)}:\\n  return [g for g in {literal(names[:2])}]\\n" for names in CHOICES]
+TEXTS += [f"[x for x in y if x in {literal(names)}], z not in {literal(names)}" for names in CHOICES]
+TEXTS.append(f"a in {literal(NAMES[:9])}, a in {literal(NAMES[8::-1])}, a in {literal(NAMES[9:20])}")  # one set in two orders
+TEXTS.append(f"a in {literal(NAMES[:9])}, {NAMES[0]!r}")  # a constant elsewhere
+TEXTS.append(f"a in {literal(NAMES[:9])}, f({NAMES[0]}=1, {NAMES[1]}=2)")  # names of keywords
+TEXTS.append(f"a in {literal(NAMES[:9])}, a.{NAMES[0]}, {NAMES[1]}")
+TEXTS.append("a in {'" + "', '".join(f"not{i}known" for i in range(9)) + "'}")  # interned by nobody
+TEXTS.append("a in {'" + "', '".join(f"not {i} a name" for i in range(9)) + "'}, b in {1, 2, 'c'}, c in {'c', 'd'}, d in {('e', frozenset()), 'ee'}")
+TEXTS.append(f"a in {{{NAMES[0]!r}, 'b', 'c'}}, a in {{*{NAMES[:3]!r}}}")
+codes = [compile(text, "sets.py", "exec") for text in TEXTS]
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    field_one: int = 1
+    field_two: int = 2
+    another: int = 3
+    and_another: str = "x"
+    the_last: str = "y"
+@dataclasses.dataclass(frozen=True, slots=True)
+class Below(Frozen):
+    more: int = 4
+''',
     "lib/wrong.py": r'''
 import warnings, ast
 results = []
@@ -141,6 +169,19 @@ def told(code):
 """
 
 PROGRAMS = {
+    "sets": ("""
+        import lib.sets as m, marshal, sys
+        def constants(code):
+            for constant in code.co_consts:
+                if isinstance(constant, types.CodeType): yield from constants(constant)
+                else: yield constant
+        frozen = [method.__code__ for cls in (m.Frozen, m.Below) for method in (cls.__setattr__, cls.__delattr__)]
+        for code in m.codes + frozen:
+            print([(list(c), [x is sys.intern("".join(x)) for x in c if isinstance(x, str)]) if isinstance(c, frozenset) else c for c in constants(code)])
+            print([c.__sizeof__() for c in constants(code) if isinstance(c, frozenset)], marshal.dumps(code), [sys.getrefcount(c) for c in constants(code) if isinstance(c, frozenset)])
+        names = list({id(x): x for code in m.codes for c in constants(code) if isinstance(c, frozenset) for x in c})
+        print(len(names))
+    """, 100),
     "every field": ("""
         import lib.texts
         for code in lib.texts.codes: print(told(code))
@@ -332,7 +373,7 @@ def program(text: str) -> str:
 def primed(venv, tmp_path_factory) -> User:
     """An archive with the library and the texts that its import compiled."""
     root = tmp_path_factory.mktemp("sources")
-    names = "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted, lib.files"
+    names = "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted, lib.files, lib.sets"
     write(root / "programs", LIBRARY)
     write(root / "programs", {"all.py": f"import lib.{names}, linecache, traceback, inspect, pickle, copy, threading, importlib.util, importlib.abc\n"})
     age(root / "programs")
@@ -345,7 +386,7 @@ def primed(venv, tmp_path_factory) -> User:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("seed", ["0", "1"])
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_program(primed: User, tmp_path, name: str, seed: str) -> None:
     text, least = PROGRAMS[name]
     script = tmp_path / "program.py"
@@ -532,9 +573,9 @@ def test_status_counts_them(primed: User) -> None:
 def test_keys_and_entries() -> None:
     """In this interpreter."""
     assert sources.is_key("xm-0:f\0a\nb") and sources.is_key("xe216777216:\0") and not sources.is_key("/xm-0:f\0a") and not sources.is_key("xm-0:f")
-    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
+    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "x in {'ab'}, 'ab'", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
         assert not sources.entry(f"xm-0:f\0{text}").payload, text
-    for text in ("", "x", "def f(): return [lambda: i for i in x]"):
+    for text in ("", "x", "def f(): return [lambda: i for i in x]", "x in {'ab', 'c'}"):
         assert sources.entry(f"xm-0:f\0{text}").payload, text
 
 

@@ -12,11 +12,14 @@ import _ast
 import marshal
 import os
 import re
+import struct
+import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from . import image
+from ._loader import source_code
 
 MOST = 5000
 """Texts in an image at most: beyond that nothing is recorded until old ones go."""
@@ -29,6 +32,9 @@ MOST_NESTED = 100
 (Python/symtable.c, 3.11 to 3.13). The loader uses no entry where fewer than 64 calls are left (csrc/native_layout.c)."""
 
 _KEY = re.compile(rb"x([me])([-012])(\d{1,10}):([^\0]*)\0([^\0]*)", re.DOTALL)
+
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+"""What the compiler interns (Objects/codeobject.c, all_name_chars)."""
 
 _MANY_DIGITS = re.compile(rb"[0-9_]{640}")
 """Numbers that sys.set_int_max_str_digits may forbid."""
@@ -62,13 +68,73 @@ def _payload(key: str) -> bytes:
             tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
             if _depth(tree) > MOST_NESTED:
                 return b""
-            code = compile(*arguments, int(number), True, optimise)
-            payload = marshal.dumps(code)
-            if not is_same_code(code, marshal.loads(payload)):
-                return b""
+            payload = _payload_of_tree(tree, lambda: compile(*arguments, int(number), True, optimise))
         except Exception:  # wrong: plain Python says so, each time
             return b""
-    return b"" if caught or not all(map(_is_always_the_same, _all_code(code))) else payload
+    return b"" if caught else payload
+
+
+def _payload_of_tree(tree: _ast.AST, compiled: Callable[[], types.CodeType]) -> bytes:
+    sets = _sets_of_names(tree)
+    known = [sys.intern(name) for names in sets.values() for name in names]  # as where they are used: attributes have these names
+    code = compiled()
+    places = list(_set_places(code, sets))
+    if not all(map(_is_always_the_same, _all_code(code))) or (places and not _are_only_in_sets(set(known), code)):
+        return b""
+    if not places:
+        payload = marshal.dumps(code)
+        return payload if is_same_code(code, marshal.loads(payload)) else b""
+    # Strings that aren't interned, so that marshal doesn't intern them when it reads them.
+    apart = marshal.dumps(tuple((path, tuple("".join(list(name)) for name in names)) for path, names in places))
+    payload = b"\x01" + struct.pack("=I", len(apart)) + apart + marshal.dumps(_without_sets(code))
+    return payload if is_same_code(code, source_code(payload)) else b""
+
+
+# ---- constant sets: see csrc/sources.c ----
+
+
+def _sets_of_names(tree: _ast.AST) -> dict[frozenset[str], tuple[str, ...]]:
+    """The sets in a text that consist of names only, in the source's order; not those that are there in several orders."""
+    found: dict[frozenset[str], tuple[str, ...]] = {}
+    level = [tree]
+    while level:
+        for node in level:
+            values = [item.value if isinstance(item, _ast.Constant) else None for item in node.elts] if isinstance(node, _ast.Set) else []
+            if values and all(isinstance(value, str) and _NAME.fullmatch(value) for value in values) and len(max(values, key=len)) > 1:
+                names = frozenset(values)
+                found[names] = tuple(values) if found.get(names, tuple(values)) == tuple(values) else ()
+        level = [child for node in level for child in _children(node)]
+    return {names: order for names, order in found.items() if order}
+
+
+def _set_places(
+    code: types.CodeType, sets: dict[frozenset[str], tuple[str, ...]], path: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
+    """Where constant sets are: indices of constants, from the outermost code object to the set; and their names."""
+    for index, constant in enumerate(code.co_consts):
+        if isinstance(constant, types.CodeType):
+            yield from _set_places(constant, sets, (*path, index))
+        elif isinstance(constant, frozenset):
+            if constant not in sets:
+                raise ValueError("a set whose order in the source isn't known")
+            yield (*path, index), sets[constant]
+
+
+def _are_only_in_sets(names: set[str], constant: object) -> bool:
+    """Is none of them a constant elsewhere? The compiler has equal constants as one object, interned or not."""
+    if isinstance(constant, types.CodeType):
+        return all(_are_only_in_sets(names, item) for item in constant.co_consts)
+    if isinstance(constant, tuple):
+        return all(_are_only_in_sets(names, item) for item in constant)
+    return not isinstance(constant, str) or constant not in names
+
+
+def _without_sets(code: types.CodeType) -> types.CodeType:
+    constants = (
+        None if isinstance(constant, frozenset) else _without_sets(constant) if isinstance(constant, types.CodeType) else constant
+        for constant in code.co_consts
+    )
+    return code.replace(co_consts=tuple(constants))
 
 
 def _depth(tree: _ast.AST) -> int:
@@ -93,13 +159,13 @@ def _all_code(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _is_always_the_same(code: types.CodeType) -> bool:
-    """Is nothing of it in the order of a set? The elements of constant sets are; so are, in 3.13, the names of attributes
-    that the methods of a class assign (Python/compile.c, compiler_class_body)."""
-    return not any(map(_holds_set, code.co_consts)) and "__static_attributes__" not in code.co_names
+    """Is nothing of it in the order of a set, but for constants that are sets? In 3.13, the names of attributes that the
+    methods of a class assign are (Python/compile.c, compiler_class_body)."""
+    return not any(map(_tuple_holds_set, code.co_consts)) and "__static_attributes__" not in code.co_names
 
 
-def _holds_set(constant: object) -> bool:
-    return isinstance(constant, frozenset) or (isinstance(constant, tuple) and any(map(_holds_set, constant)))
+def _tuple_holds_set(constant: object) -> bool:
+    return isinstance(constant, tuple) and any(isinstance(item, frozenset) or _tuple_holds_set(item) for item in constant)
 
 
 _COMPARED = [name for name in dir(types.CodeType) if name.startswith("co_") and name not in ("co_positions", "co_lines")]
