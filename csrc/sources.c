@@ -148,13 +148,15 @@ settle(PyCodeObject *code, PyObject *file, PyObject *names)
 
    In which order a constant set has its elements depends on their hashes, on the order in the source, and on how often the
    compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare), its copy among the constants (Python/compile.c,
-   merge_consts_recursive), and one with its strings interned (Objects/codeobject.c, intern_string_constants), if another
-   object was interned before. An entry has these elements in the source's order, and sources.py sees to it that they are
-   names. */
+   merge_consts_recursive), and one with its strings interned (Objects/codeobject.c, intern_string_constants), if for one of
+   them another object was interned before. An entry has the elements in the source's order, and says how often: sources.py
+   sees to it that they are names, and that nothing else decides, given that strings equal to them are interned. */
 
-/* A set of these names, as it is after the compiler's three times. */
+#define MOST_COPIES 3
+
+/* A set of these names, as it is when the compiler has made it that often. */
 static PyObject *
-compilers_set(PyObject *names)
+compilers_set(PyObject *names, Py_ssize_t copies)
 {
     PyObject *elements = PyTuple_CheckExact(names) ? PyTuple_New(PyTuple_GET_SIZE(names)) : NULL;
     for (Py_ssize_t i = 0; elements != NULL && i < PyTuple_GET_SIZE(elements); i++) {
@@ -166,7 +168,7 @@ compilers_set(PyObject *names)
         PyTuple_SET_ITEM(elements, i, known);
     }
     PyObject *set = NULL;
-    for (int i = 0; i < 3 && elements != NULL; i++) {
+    for (Py_ssize_t i = 0; i < copies && elements != NULL; i++) {
         Py_XSETREF(set, PyFrozenSet_New(elements));
         Py_SETREF(elements, set == NULL ? NULL : PySequence_Tuple(set));
     }
@@ -193,8 +195,37 @@ put_set(PyObject *code, PyObject *path, PyObject *set)
     return false;
 }
 
-/* Code with constant sets: the byte, uint32_t size of marshal's tuple of (path, names) for each set, that tuple, and the code
-   with other constants in their places. The names are looked for before the code is made, which interns its own. */
+/* An earlier place's set that is the same object as this one's, which is so until strings are interned. Borrowed, or NULL. */
+static PyObject *
+same_set(PyObject *places, PyObject *sets, Py_ssize_t index)
+{
+    PyObject *place = PyTuple_GET_ITEM(places, index);
+    for (Py_ssize_t i = 0; i < index; i++) {
+        if (PyTuple_GET_ITEM(PyTuple_GET_ITEM(places, i), 1) == PyTuple_GET_ITEM(place, 1)) {
+            return PyTuple_GET_ITEM(sets, i);
+        }
+    }
+    return NULL;
+}
+
+/* The set for a place, (path, names, copies). New reference, or NULL. */
+static PyObject *
+set_for(PyObject *places, PyObject *sets, Py_ssize_t index)
+{
+    PyObject *place = PyTuple_GET_ITEM(places, index);
+    if (!PyTuple_CheckExact(place) || PyTuple_GET_SIZE(place) != 3) {
+        return NULL;
+    }
+    Py_ssize_t copies = PyLong_AsSsize_t(PyTuple_GET_ITEM(place, 2));
+    if (copies < 1 || copies > MOST_COPIES) {
+        return NULL;
+    }
+    PyObject *set = copies < MOST_COPIES ? same_set(places, sets, index) : NULL;
+    return set != NULL ? Py_NewRef(set) : compilers_set(PyTuple_GET_ITEM(place, 1), copies);
+}
+
+/* Code with constant sets: the byte, uint32_t size of marshal's tuple of (path, names, copies) for each set, that tuple, and the
+   code as marshal has it. The names are looked for before the code is made, which interns its own. */
 #define WITH_SETS '\x01'
 
 static PyObject *
@@ -210,8 +241,7 @@ code_with_sets(const char *payload, size_t size)
     Py_ssize_t count = places != NULL && PyTuple_CheckExact(places) ? PyTuple_GET_SIZE(places) : -1;
     PyObject *sets = count < 0 ? NULL : PyTuple_New(count), *code = NULL;
     for (Py_ssize_t i = 0; sets != NULL && i < count; i++) {
-        PyObject *place = PyTuple_GET_ITEM(places, i);
-        PyObject *set = PyTuple_CheckExact(place) && PyTuple_GET_SIZE(place) == 2 ? compilers_set(PyTuple_GET_ITEM(place, 1)) : NULL;
+        PyObject *set = set_for(places, sets, i);
         if (set == NULL) {
             Py_CLEAR(sets);
             break;

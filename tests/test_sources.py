@@ -91,6 +91,11 @@ TEXTS.append(f"a in {literal(NAMES[:9])}, a in {literal(NAMES[8::-1])}, a in {li
 TEXTS.append(f"a in {literal(NAMES[:9])}, {NAMES[0]!r}")  # a constant elsewhere
 TEXTS.append(f"a in {literal(NAMES[:9])}, f({NAMES[0]}=1, {NAMES[1]}=2)")  # names of keywords
 TEXTS.append(f"a in {literal(NAMES[:9])}, a.{NAMES[0]}, {NAMES[1]}")
+for count in (2, 3, 5, 9, 20, 60):  # as in 3.13's dataclasses
+    annotated = ", ".join(f"{name}: 'T' = 1" for name in NAMES[:count])
+    TEXTS.append(f"def make(T):\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n def h(name): return name in {literal(NAMES[:count])} or f'{{name}} {NAMES[1]}'\\n return f, h\\n")
+    TEXTS.append(f"def make(T):\\n def h(name): return name in {literal(NAMES[:count])}\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n return f, h\\n")
+    TEXTS.append(f"def f(*, {NAMES[0]}=1, more=2): return {literal(NAMES[:count])} < name in {literal(NAMES[:count])}, g({NAMES[1]}=2)\\n")
 TEXTS.append("a in {'" + "', '".join(f"not{i}known" for i in range(9)) + "'}")  # interned by nobody
 TEXTS.append("a in {'" + "', '".join(f"not {i} a name" for i in range(9)) + "'}, b in {1, 2, 'c'}, c in {'c', 'd'}, d in {('e', frozenset()), 'ee'}")
 TEXTS.append(f"a in {{{NAMES[0]!r}, 'b', 'c'}}, a in {{*{NAMES[:3]!r}}}")
@@ -573,7 +578,7 @@ def test_status_counts_them(primed: User) -> None:
 def test_keys_and_entries() -> None:
     """In this interpreter."""
     assert sources.is_key("xm-0:f\0a\nb") and sources.is_key("xe216777216:\0") and not sources.is_key("/xm-0:f\0a") and not sources.is_key("xm-0:f")
-    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "x in {'ab'}, 'ab'", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
+    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
         assert not sources.entry(f"xm-0:f\0{text}").payload, text
     for text in ("", "x", "def f(): return [lambda: i for i in x]", "x in {'ab', 'c'}"):
         assert sources.entry(f"xm-0:f\0{text}").payload, text

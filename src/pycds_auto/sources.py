@@ -68,25 +68,28 @@ def _payload(key: str) -> bytes:
             tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
             if _depth(tree) > MOST_NESTED:
                 return b""
-            payload = _payload_of_tree(tree, lambda: compile(*arguments, int(number), True, optimise))
+            payload = _payload_of(arguments[0], tree, lambda text: compile(text, *arguments[1:], int(number), True, optimise))
         except Exception:  # wrong: plain Python says so, each time
             return b""
     return b"" if caught else payload
 
 
-def _payload_of_tree(tree: _ast.AST, compiled: Callable[[], types.CodeType]) -> bytes:
+def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeType]) -> bytes:
     sets = _sets_of_names(tree)
-    known = [sys.intern(name) for names in sets.values() for name in names]  # as where they are used: attributes have these names
-    code = compiled()
-    places = list(_set_places(code, sets))
-    if not all(map(_is_always_the_same, _all_code(code))) or (places and not _are_only_in_sets(set(known), code)):
+    for names in sets.values():
+        list(map(sys.intern, names))  # as where they are used: attributes have these names
+    code = compiled(text)
+    if not all(map(_is_always_the_same, _all_code(code))):
         return b""
+    places = list(_set_places(code, sets))
     if not places:
         payload = marshal.dumps(code)
         return payload if is_same_code(code, marshal.loads(payload)) else b""
-    # Strings that aren't interned, so that marshal doesn't intern them when it reads them.
-    apart = marshal.dumps(tuple((path, tuple("".join(list(name)) for name in names)) for path, names in places))
-    payload = b"\x01" + struct.pack("=I", len(apart)) + apart + marshal.dumps(_without_sets(code))
+    copies = {names: _copies(text, compiled, names) for _, names in places}
+    # Strings that aren't interned, so that marshal doesn't intern them when it reads them; of each set's names one tuple.
+    spelt = {names: tuple("".join(list(name)) for name in names) for names in copies}
+    apart = marshal.dumps(tuple((path, spelt[names], copies[names]) for path, names in places))
+    payload = b"\x01" + struct.pack("=I", len(apart)) + apart + marshal.dumps(code)
     return payload if is_same_code(code, source_code(payload)) else b""
 
 
@@ -120,21 +123,30 @@ def _set_places(
             yield (*path, index), sets[constant]
 
 
-def _are_only_in_sets(names: set[str], constant: object) -> bool:
-    """Is none of them a constant elsewhere? The compiler has equal constants as one object, interned or not."""
-    if isinstance(constant, types.CodeType):
-        return all(_are_only_in_sets(names, item) for item in constant.co_consts)
-    if isinstance(constant, tuple):
-        return all(_are_only_in_sets(names, item) for item in constant)
-    return not isinstance(constant, str) or constant not in names
+def _copies(text: str, compiled: Callable[[str], types.CodeType], names: tuple[str, ...]) -> int:
+    """How many times the compiler makes this set in this text: whether a third time depends on whether the strings are the
+    identifiers of some argument as well. Found out with other names, whose order tells."""
+    for attempt in range(10000):
+        others = {name: f"_{attempt}_{index}_" for index, name in enumerate(names) if len(name) > 1}
+        renamed = tuple(sys.intern(others.get(name, name)) for name in names)
+        two, three = list(_made(renamed, 2)), list(_made(renamed, 3))
+        if two != three and not any(other in text for other in others.values()):
+            pattern = rf"\b(?:{'|'.join(others)})\b"
+            code = compiled(re.sub(pattern, lambda match: others[match[0]], text))
+            orders = [list(item) for part in _all_code(code) for item in part.co_consts if isinstance(item, frozenset) and item == set(renamed)]
+            if orders and all(order == two for order in orders):
+                return 2
+            if orders and all(order == three for order in orders):
+                return 3
+            break
+    raise ValueError("how often a set is made can't be told")
 
 
-def _without_sets(code: types.CodeType) -> types.CodeType:
-    constants = (
-        None if isinstance(constant, frozenset) else _without_sets(constant) if isinstance(constant, types.CodeType) else constant
-        for constant in code.co_consts
-    )
-    return code.replace(co_consts=tuple(constants))
+def _made(names: tuple[str, ...], times: int) -> frozenset[str]:
+    made = frozenset(names)
+    for _ in range(times - 1):
+        made = frozenset(tuple(made))
+    return made
 
 
 def _depth(tree: _ast.AST) -> int:
