@@ -65,7 +65,7 @@ static const struct {
 };
 
 #define SPECIAL_SLOTS (sizeof(special_slots) / sizeof(special_slots[0]))
-_Static_assert(SPECIAL_SLOTS < 255, "name_table has a byte for each");
+_Static_assert(SPECIAL_SLOTS <= 128, "struct classes has a name for each");
 
 /* Of the process, as the type `type` is; only the main interpreter's classes are made here. */
 static newfunc plain_new; /* what was replaced; NULL: nothing was */
@@ -218,15 +218,6 @@ static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (!wants_model(all, type) || !made_by_class_statement(all, type)) {
-        return;
-    }
-    PyObject *name, *value;
-    for (Py_ssize_t at = 0; PyDict_Next(type->tp_dict, &at, &name, &value);) {
-        if (!PyUnicode_CheckExact(name) || is_special(name)) {
-            return;
-        }
-    }
     if (!is_static(base)) {
         (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag */
     }
@@ -259,7 +250,6 @@ struct request {
     PyObject *members; /* what becomes of these, sorted; owned; NULL: no __slots__ */
     bool adds_dictionary, adds_references; /* instances get a dictionary, weak references */
     bool told; /* attributes that want to be told their name */
-    bool asks; /* special methods that the interpreter is asked about */
     int special_count;
     PyObject *special[MOST_SPECIAL]; /* borrowed: names of the special methods in the namespace */
 };
@@ -339,11 +329,10 @@ namespace_is_ordinary(const struct classes *all, struct request *request)
             continue;
         }
         if (is_special(name)) {
-            if (request->special_count == MOST_SPECIAL || metatype_sets(request->metatype, name)
-                || (PyCFunction_Check(value) && PyUnicode_Compare(name, names->new) == 0)) {
+            if (request->special_count == MOST_SPECIAL || !method_is_ordinary(value)
+                || metatype_sets(request->metatype, name)) {
                 return false;
             }
-            request->asks |= !method_is_ordinary(value);
             request->special[request->special_count++] = name;
         }
         else if (PyUnicode_Compare(name, names->slots) == 0) {
@@ -464,7 +453,7 @@ is_ordinary(const struct classes *all, struct request *request)
     PyTypeObject *metatype = request->metatype;
     return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
            && PyDict_Check(request->namespace) && Py_TYPE(request->namespace)->tp_iter == PyDict_Type.tp_iter
-           && metatype->tp_alloc == PyType_GenericAlloc
+           && metatype->tp_alloc == PyType_GenericAlloc && metatype->tp_finalize == NULL && metatype->tp_del == NULL
            && (metatype == &PyType_Type || _PyType_Lookup(metatype, all->strings.mro) == all->plain_mro)
            && namespace_is_ordinary(all, request) && bases_are_ordinary(all, request);
 }
@@ -695,23 +684,6 @@ set_own_slots(const struct classes *all, PyTypeObject *type, const struct reques
     return true;
 }
 
-/* The interpreter updates the slots of a special method when it is set: to what it is. */
-static bool
-ask_for_own_slots(PyTypeObject *type, const struct request *request)
-{
-    for (int i = 0; i < request->special_count; i++) {
-        PyObject *method = Py_XNewRef(PyDict_GetItemWithError(type->tp_dict, request->special[i]));
-        bool asked = method != NULL
-                     && (method_is_ordinary(method)
-                         || PyType_Type.tp_setattro((PyObject *)type, request->special[i], method) == 0);
-        Py_XDECREF(method);
-        if (!asked) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* ---- several bases ----
 
    The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special method
@@ -741,53 +713,95 @@ find_method(PyObject *order, Py_ssize_t first, PyObject *name)
     return method;
 }
 
-/* Does what a class and its base find give both of them the same slots (update_one_slot)? */
-static bool
-gives_same_slots(PyTypeObject *type, PyObject *method, PyObject *base_method)
+/* The name of a special method as an object; borrowed. NULL: exception. */
+static PyObject *
+special_name(struct classes *all, size_t slot)
 {
-    if (method == NULL || base_method == NULL) {
-        return method == base_method;
+    if (all->names[slot] == NULL) {
+        all->names[slot] = PyUnicode_InternFromString(special_slots[slot].name);
     }
+    return all->names[slot];
+}
+
+/* Has a special method one slot, which is its own? Where methods share slots, or have two, one that is the interpreter's
+   decides with regard to what else is there (update_one_slot, resolve_slotdups). */
+static bool
+has_own_slot(size_t first)
+{
+    for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
+        if (i != first
+            && (special_slots[i].offset == special_slots[first].offset
+                || strcmp(special_slots[i].name, special_slots[first].name) == 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Is one of the special methods that share slots with this one, as the class finds them, none of the program's? */
+static bool
+shares_slots_with_interpreters(struct classes *all, PyTypeObject *type, size_t first)
+{
+    for (size_t own = first; own < SPECIAL_SLOTS && strcmp(special_slots[own].name, special_slots[first].name) == 0; own++) {
+        for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
+            if (special_slots[i].offset == special_slots[own].offset) {
+                PyObject *name = special_name(all, i), *method = name == NULL ? NULL : find_method(type->tp_mro, 0, name);
+                if ((method != NULL && !method_is_ordinary(method)) || PyErr_Occurred()) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+/* Does what a class and its base find, the interpreter's both, give them the same in a slot of its own? */
+static bool
+are_same_wrappers(PyTypeObject *type, PyObject *method, PyObject *base_method)
+{
     if (!Py_IS_TYPE(method, &PyWrapperDescr_Type) || !Py_IS_TYPE(base_method, &PyWrapperDescr_Type)) {
-        return method == base_method;
+        return false;
     }
     const PyWrapperDescrObject *one = (PyWrapperDescrObject *)method, *other = (PyWrapperDescrObject *)base_method;
     return one->d_base == other->d_base && one->d_wrapped == other->d_wrapped
            && PyType_IsSubtype(type, PyDescr_TYPE(one)) && PyType_IsSubtype(type->tp_base, PyDescr_TYPE(other));
 }
 
-/* The slots of a special method that the class inherits from another base than the first, or might. Where it turns out to be
-   one of the interpreter's own, that is asked to update the slots: by giving the class the method and taking it away. Only
-   `__new__` asks for nothing then: tp_new is the base's. */
+/* The slots of a special method that the class inherits from another base than the first, or might. False with an exception,
+   or without one: that is for the interpreter to say. */
 static bool
-set_inherited_slots(const struct classes *all, PyTypeObject *type, PyObject *name)
+set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
 {
     int known = PyDict_Contains(type->tp_dict, name);
     if (known != 0) {
         return known > 0;
     }
+    size_t first = (size_t)first_slot(name);
     PyObject *method = find_method(type->tp_mro, 1, name);
     PyObject *base_method = PyErr_Occurred() ? NULL : find_method(type->tp_base->tp_mro, 0, name);
-    if (PyErr_Occurred()) {
+    if (method == NULL || PyErr_Occurred()) {
         return false;
     }
-    if (gives_same_slots(type, method, base_method)) {
-        return true;
+    if (!has_own_slot(first)) {
+        if (shares_slots_with_interpreters(all, type, first)) {
+            return false;
+        }
     }
-    if (method != NULL && method_is_ordinary(method)) {
+    else if (!method_is_ordinary(method)) {
+        /* tp_new is the base's, if it isn't the program's */
+        return (base_method != NULL && are_same_wrappers(type, method, base_method))
+               || (PyUnicode_Compare(name, all->strings.new) == 0 && PyCFunction_CheckExact(method)
+                   && PyCFunction_GET_FUNCTION(method) == all->new_wrapper);
+    }
+    if (method != base_method) {
         set_slots(all, type, name, method);
-        return true;
     }
-    if (method != NULL && PyCFunction_Check(method) && PyUnicode_Compare(name, all->strings.new) == 0) {
-        return PyCFunction_GET_FUNCTION(method) == all->new_wrapper;
-    }
-    return PyType_Type.tp_setattro((PyObject *)type, name, Py_None) == 0
-           && PyType_Type.tp_setattro((PyObject *)type, name, NULL) == 0;
+    return true;
 }
 
 /* False with an exception, or without one: it is not ours to make. */
 static bool
-set_slots_of_others(const struct classes *all, PyTypeObject *type)
+set_slots_of_others(struct classes *all, PyTypeObject *type)
 {
     PyObject *order = type->tp_mro;
     for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
@@ -892,7 +906,7 @@ discard(PyObject *type)
 
 /* type_new_impl. New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
 static PyObject *
-make_class(const struct classes *all, const struct request *request, PyObject *keywords)
+make_class(struct classes *all, const struct request *request, PyObject *keywords)
 {
     const struct class_strings *names = &all->strings;
     PyTypeObject *type = allocate(all, request);
@@ -912,7 +926,7 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
         discard((PyObject *)type);
         return NULL;
     }
-    if (!set_own_slots(all, type, request) || (request->asks && !ask_for_own_slots(type, request))
+    if (!set_own_slots(all, type, request)
         || (request->told && !tell_attributes(all, type)) || !tell_bases(all, type, keywords)) {
         Py_DECREF(type);
         return NULL;
@@ -922,7 +936,7 @@ make_class(const struct classes *all, const struct request *request, PyObject *k
 
 /* New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
 static PyObject *
-make_class_if_ordinary(const struct classes *all, PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
+make_class_if_ordinary(struct classes *all, PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
 {
     struct request request;
     PyObject *type = NULL;
@@ -939,15 +953,29 @@ make_class_if_ordinary(const struct classes *all, PyTypeObject *metatype, PyObje
     return type;
 }
 
-/* Named tuples have special methods all of them, and there is nothing to learn from. So where a second subclass of such a
-   type is made, one is made to be looked at, and is gone again before anybody could see it. */
-static void
-make_model(struct classes *all, PyTypeObject *type)
+/* Can something be learnt from the class that type.__new__ is about to make? It must have no special methods, and nothing may
+   be told of it, which could give it some and take them away again. */
+static bool
+is_instructive(const struct classes *all, PyTypeObject *metatype, PyObject *arguments)
 {
-    PyTypeObject *base = type->tp_base;
-    if (!wants_model(all, type) || Py_TYPE(base) != &PyType_Type || !bases_want_nothing(all, type)) {
-        return;
+    if (metatype != &PyType_Type || !PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) != 3
+        || !PyDict_CheckExact(PyTuple_GET_ITEM(arguments, 2))) {
+        return false;
     }
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(PyTuple_GET_ITEM(arguments, 2), &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name) || is_special(name) || _PyType_Lookup(Py_TYPE(value), all->strings.set_name) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Where a second subclass of a type is made, and nothing was to be learnt from the first one, a class is made to be looked at,
+   and is gone again before anybody could see it. */
+static void
+make_model(struct classes *all, PyTypeObject *base)
+{
     bool seen = false;
     for (int i = 0; i < CLASSES_SEEN; i++) {
         seen |= all->seen_bases[i] == base;
@@ -958,12 +986,28 @@ make_model(struct classes *all, PyTypeObject *type)
     }
     PyObject *arguments = Py_BuildValue("(s(O){ss})", "x", base, "__module__", "x");
     PyObject *model = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
-    if (model != NULL && PyType_Check(model)) {
+    if (model != NULL && PyType_Check(model) && made_by_class_statement(all, (PyTypeObject *)model)) {
         learn(all, (PyTypeObject *)model);
-        discard(model);
     }
+    discard(model);
     Py_XDECREF(arguments);
     PyErr_Clear();
+}
+
+/* Sees to it that the next class with the base of this one, which type.__new__ has made, can be made after a model. */
+static void
+learn_or_make_model(struct classes *all, PyTypeObject *type, bool instructive)
+{
+    PyTypeObject *base = type->tp_base;
+    if (!wants_model(all, type) || Py_TYPE(base) != &PyType_Type || !bases_want_nothing(all, type)) {
+        return;
+    }
+    if (instructive && Py_TYPE(type) == &PyType_Type && made_by_class_statement(all, type)) {
+        learn(all, type);
+    }
+    else {
+        make_model(all, base);
+    }
 }
 
 /* In place of type.__new__'s type_new. */
@@ -977,10 +1021,10 @@ class_new(PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
     PyObject *module = Py_NewRef(state->module); /* what is told of the class may do away with us */
     PyObject *type = make_class_if_ordinary(&state->classes, metatype, arguments, keywords);
     if (type == NULL && !PyErr_Occurred()) {
+        bool instructive = is_instructive(&state->classes, metatype, arguments);
         type = plain_new(metatype, arguments, keywords);
         if (type != NULL && serving == state && PyType_Check(type)) {
-            learn(&state->classes, (PyTypeObject *)type);
-            make_model(&state->classes, (PyTypeObject *)type);
+            learn_or_make_model(&state->classes, (PyTypeObject *)type, instructive);
         }
     }
     Py_DECREF(module);
@@ -1210,6 +1254,9 @@ classes_clear(loader_state *state)
         serving = NULL;
     }
     FOR_EACH_CLASS_OBJECT(state, Py_CLEAR)
+    for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
+        Py_CLEAR(all->names[i]);
+    }
     free(all->object_model);
     free(all->special_model);
     all->object_model = all->special_model = NULL;

@@ -8,12 +8,13 @@
      the base finds it, so the slot is the base's; and the interpreter keeps the base's slots up to date. So slots are copied
      from the base; and those of a special method in the namespace from a class that has all special methods.
    - With several bases, the same goes for special methods that none of the classes has by which the order differs from the
-     first base's.
-   - A base is `object`; or a class that a class statement made; or, if it is the only one, a type whose slots never change
-     (Exception, tuple) of which the interpreter has made a subclass without special methods: that one's slots and offsets are
-     remembered.
-   - Everything else is made by type.__new__ as ever: instances with slots of their own, metaclasses with an mro() of their
-     own, namespaces with other keys than strings, special methods that are slot wrappers.
+     best base's. Those that one of them has are looked up; where the interpreter's own methods and shared slots meet
+     (`__getitem__` of a deque and of a class beside it), the class is given up and type.__new__ makes it.
+   - The best base is `object`; or a class that a class statement made; or any other type of which the interpreter has made a
+     subclass without special methods: that one's slots are remembered. For types on the heap (ast.AST), which can change, until
+     their version tag does.
+   - Everything else is made by type.__new__ as ever: metaclasses with an mro() or a __del__ of their own, namespaces with other
+     keys than strings, special methods that are slot wrappers, unusual __slots__.
    - `type`'s tp_new is replaced, which nobody can see from Python: type.__new__ is a wrapper that calls it. What precedes and
      follows the slots is done as there, step for step; all that is static in the interpreter (the functions of tp_dealloc and
      so on, the __dict__ and __weakref__ descriptors) is taken from a class that it made. PyType_Ready does most of the rest.

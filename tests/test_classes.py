@@ -177,6 +177,107 @@ class FloatFourth(float): pass
 class KeyErr(KeyError): __slots__ = ()
 class KeyErrAgain(KeyError): pass
 class KeyErrThird(KeyError): pass
+import ast, decimal, functools, _random, _thread, types, weakref
+class SlotList: __slots__ = ["b", "a", "c"]
+class SlotText: __slots__ = "one"
+class SlotMangled: __slots__ = ("__hidden", "_shown")
+class SlotAll: __slots__ = ("__weakref__", "x", "__dict__")
+class SlotTwice: __slots__ = ("same", "same")
+class SlotMore(Slots): __slots__ = ("z", "c")
+class SlotEverything(SlotMore): pass
+class SlotSpecial: __slots__ = ("__len__", "a")
+class SlotWithMethods(SlotMore):
+    __slots__ = ("d",)
+    def __eq__(self, other): return True
+    def __len__(self): return 6
+class SlotError(Exception): __slots__ = ("code",)
+class SlotDict(dict): __slots__ = ("more",)
+class SlotBoth(SlotMore, BareMixin): __slots__ = ("e",)
+class SlotBothWeak(SlotMore, SlotsAndWeak): __slots__ = ()
+class SlotBothDict(BareMixin, SlotMore, Plain): __slots__ = ()
+class SlotsEmpty(ABCLike := abc.ABC): __slots__ = ()
+class SlotsFull(SlotsEmpty): __slots__ = ("f",)
+class Numbered(int, Plain): pass
+class NumberedOther(Plain, int): pass
+class NumberedThird(Number, int): pass
+class TextEnum(str, enum.Enum): A = "a"
+class IntegerEnum(enum.IntEnum): A = 1
+class ErrorOfTwo(KeyError, AttributeError): pass
+class ErrorOfThree(Plain, ValueError, KeyError): pass
+class ErrorWithMixin(BareMixin, OSError): pass
+class ErrorOther(OSError, BareMixin): pass
+class ErrorSystem(ErrorBelow, OSError): pass
+class DequeFirst(collections.deque): pass
+class DequeAgain(collections.deque): pass
+class DequeWrapper(collections.deque): __getitem__ = collections.deque.__getitem__
+class Borrows: __getitem__ = collections.deque.__getitem__
+class Getter:
+    def __getitem__(self, key): return key
+class DequeBoth(collections.deque, Getter): pass
+class DequeOther(Getter, collections.deque): pass
+class Adds:
+    def __radd__(self, other): return "added"
+class TextWrapper(str): __add__ = str.__add__
+class TextBoth(str, Adds): pass
+class TextOther(Adds, str): pass
+class ListBoth(list, Number): pass
+class ListDeleter(list):
+    def __delitem__(self, index): pass
+class Partial(functools.partial): pass
+class PartialAgain(functools.partial): pass
+class PartialWrapper(functools.partial): __call__ = functools.partial.__call__
+class PartialBoth(functools.partial, Called): pass
+class PartialOther(Called, functools.partial): pass
+class Node(ast.AST): pass
+class NodeAgain(ast.AST): _fields = ("a",)
+class NodeThird(ast.AST): pass
+ast.AST.__len__ = lambda self: 5
+class NodeFourth(ast.AST): pass
+class NodeFifth(ast.AST): pass
+del ast.AST.__len__
+class NodeSixth(ast.AST): pass
+class Expression(ast.expr, Number): pass
+class Rand(_random.Random): pass
+class RandAgain(_random.Random): pass
+class Local(_thread._local): pass
+class LocalAgain(_thread._local): x = 1
+class Ref(weakref.ref): __slots__ = ("key",)
+class RefAgain(weakref.ref): __slots__ = ()
+class Mod(types.ModuleType): pass
+class ModAgain(types.ModuleType): pass
+class MetaAgain(type): pass
+class MetaThird(type): pass
+class Dec(decimal.Decimal): pass
+class DecAgain(decimal.Decimal): pass
+class Mapped(dict, collections.abc.MutableMapping): pass
+class MappedOther(collections.abc.MutableMapping, dict): pass
+class GenericFirst(typing.Generic[T], Number): pass
+class GenericDict(dict, typing.Generic[T]): pass
+class GenericSlots(typing.Generic[T]): __slots__ = ("g",)
+class MroMeta(type):
+    def mro(cls): return [cls, Getter, *cls.__base__.__mro__]
+class Broken(BrokenPipeError, metaclass=MroMeta): pass
+class BrokenAgain(BrokenPipeError): pass
+class BrokenThird(BrokenPipeError): pass
+class SetsAndDeletes:
+    def __set_name__(self, owner, name):
+        owner.__getitem__ = lambda self, key: key
+        del owner.__getitem__
+class OrderedTaught(collections.OrderedDict): x = SetsAndDeletes()
+class OrderedAgain(collections.OrderedDict): pass
+class OrderedThird(collections.OrderedDict): pass
+class Dies(type):
+    def __del__(cls): told.append(("dies", cls.__name__))
+    @property
+    def __len__(cls): return 3
+    @__len__.setter
+    def __len__(cls, value): told.append("set")
+class DiesNot(Compares, Container, metaclass=Dies): pass
+class Keyed1: pass
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    vars_of_keyed = type("Keyed2", (), {1: 2})
+class DiesNeither(Plain, vars_of_keyed, metaclass=Dies): pass
 later = type("Later", (Plain,), {"__len__": lambda self: 9, "x" + "y": 1})
 fresh = type("Fresh", (), {})
 keyed = type("Keyed", (), dict([("_" + "_eq__", None)]))
@@ -194,6 +295,11 @@ def attempt(*arguments, **keywords):
         return type(*arguments, **keywords).__name__
     except BaseException as error:
         return f"{type(error).__name__}: {error}", getattr(error, "__notes__", None), repr(error.__cause__)
+def attempt_call(function):
+    try:
+        return repr(function())[:60].partition(" at 0x")[0]
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
 class Bad:
     def __set_name__(self, owner, name): raise KeyError(name)
 class Refuses:
@@ -204,7 +310,9 @@ tries = [attempt("A", (Plain,), {1: 2})] + [
     attempt("A", (Plain, Plain), {}), attempt("A", (Plain, Both), {}), attempt("A", (bool,), {}), attempt("A", (1,), {}),
     attempt("A\\0", (Plain,), {}), attempt("A", (Plain,), {"__qualname__": 1}), attempt("A", (Plain,), {"__doc__": "\\udc00"}),
     attempt("A", (Plain,), {"__slots__": ("a",), "a": 1}), attempt("A", (Plain,), {"__classcell__": 1}), attempt("A", [], {}),
-    attempt("A", (Slots, SlotsAndWeak), {}), attempt("A", (int, str), {}),
+    attempt("A", (Slots, SlotsAndWeak), {}), attempt("A", (int, str), {}), attempt("A", (Slots, SlotList), {}), attempt("A", (int,), {"__slots__": ("a",)}),
+    *(attempt("A", bases, {"__slots__": names}) for bases in ((), (Plain,), (SlotAll,), (Slots, BareMixin)) for names in (
+        ("__dict__",), ("__weakref__", "__weakref__"), ("1",), (1,), 5, ("a b",), ("__qualname__",), ("__classcell__", "a"), iter(("b", "a")), {"a": 1}, ("a", "__module__"), "", "x")),
     attempt("\\udc00", (Plain,), {}), attempt("A", (OfMeta,), {}), attempt("A", (OfMeta, Abstract), {}), attempt(1, (), {}),
 ]
 behaviour = [
@@ -212,6 +320,15 @@ behaviour = [
     Names().f().__name__, hash(Hashed()) != 0, Short.__mro__ == (Short, object), hasattr(Short(), "__len__"), len(Long()), list(Map()), len(Mixed()),
     len(MixedOther()), int(Prepared()), len(later()), Pair(1)._asdict(), str(ErrorBelow()), Typed(a=1), Uses.one, New.__class_getitem__(3),
     isinstance(Concrete(), collections.abc.Iterable), isinstance(NoSlots(), Plain),
+    [attempt_call(f) for f in (
+        lambda: DequeWrapper("abc")["a"], lambda: iter(Borrows()), lambda: TextWrapper("a") + Adds(), lambda: TextBoth("a") + "b", lambda: "a" + TextOther("b"),
+        lambda: DequeBoth("abc")["a"], lambda: DequeOther("abc")["a"], lambda: bool(BrokenAgain()), lambda: OrderedAgain()["x"], lambda: OrderedThird(a=1)["a"],
+        lambda: len(NodeSixth()), lambda: Partial(len)("abc"), lambda: PartialWrapper(len)("abc"), lambda: PartialBoth(len)("abc"), lambda: PartialOther(len)(),
+        lambda: ErrorOfThree(1, 2).args, lambda: ErrorSystem(2, "x").errno, lambda: TextEnum("a"), lambda: IntegerEnum(1) + 1, lambda: ListBoth([1]) + [2],
+        lambda: SlotSpecial().a, lambda: SlotWithMethods().d, lambda: len(SlotWithMethods()), lambda: SlotBoth.e, lambda: vars(SlotAll()), lambda: SlotMangled._SlotMangled__hidden,
+        lambda: NumberedThird(3) + 4, lambda: NumberedOther(5) + 1, lambda: Mapped(a=1), lambda: MappedOther(), lambda: SlotDict(a=1).more, lambda: ListDeleter([1]).__delitem__(0),
+    )],
+    [(cls.__name__, cls.__basicsize__, cls.__dictoffset__, cls.__weakrefoffset__, cls.__itemsize__, cls.__base__.__name__) for cls in list(globals().values()) if isinstance(cls, type)],
     sorted(c.__name__ for c in Plain.__subclasses__() if c.__name__ != "A"), "x" in [c.__name__ for c in object.__subclasses__()],
 ]
 import weakref

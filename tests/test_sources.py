@@ -91,7 +91,7 @@ TEXTS.append(f"a in {literal(NAMES[:9])}, a in {literal(NAMES[8::-1])}, a in {li
 TEXTS.append(f"a in {literal(NAMES[:9])}, {NAMES[0]!r}")  # a constant elsewhere
 TEXTS.append(f"a in {literal(NAMES[:9])}, f({NAMES[0]}=1, {NAMES[1]}=2)")  # names of keywords
 TEXTS.append(f"a in {literal(NAMES[:9])}, a.{NAMES[0]}, {NAMES[1]}")
-for count in (2, 3, 5, 9, 20, 60):  # as in 3.13's dataclasses
+for count in (1, 2, 3, 5, 9, 20, 60):  # as in 3.13's dataclasses
     annotated = ", ".join(f"{name}: 'T' = 1" for name in NAMES[:count])
     TEXTS.append(f"def make(T):\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n def h(name): return name in {literal(NAMES[:count])} or f'{{name}} {NAMES[1]}'\\n return f, h\\n")
     TEXTS.append(f"def make(T):\\n def h(name): return name in {literal(NAMES[:count])}\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n return f, h\\n")

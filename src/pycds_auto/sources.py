@@ -85,7 +85,7 @@ def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeT
     if not places:
         payload = marshal.dumps(code)
         return payload if is_same_code(code, marshal.loads(payload)) else b""
-    copies = {names: _copies(text, compiled, names) for _, names in places}
+    copies = {names: _copies(text, compiled, names, _objects_at(code, [path for path, at in places if at is names])) for _, names in places}
     # Strings that aren't interned, so that marshal doesn't intern them when it reads them; of each set's names one tuple.
     spelt = {names: tuple("".join(list(name)) for name in names) for names in copies}
     apart = marshal.dumps(tuple((path, spelt[names], copies[names]) for path, names in places))
@@ -123,9 +123,21 @@ def _set_places(
             yield (*path, index), sets[constant]
 
 
-def _copies(text: str, compiled: Callable[[str], types.CodeType], names: tuple[str, ...]) -> int:
-    """How many times the compiler makes this set in this text: whether a third time depends on whether the strings are the
-    identifiers of some argument as well. Found out with other names, whose order tells."""
+def _objects_at(code: types.CodeType, paths: list[tuple[int, ...]]) -> list[object]:
+    found = []
+    for path in paths:
+        item: object = code
+        for index in path:
+            item = item.co_consts[index]
+        found.append(item)
+    return found
+
+
+def _copies(text: str, compiled: Callable[[str], types.CodeType], names: tuple[str, ...], sets: list[object]) -> int:
+    """How many times the compiler makes this set in this text: whether a third time, for each place anew, depends on whether
+    the strings are the identifiers of some argument as well. Found out with other names, whose order tells."""
+    if len(names) == 1:
+        return 3 if len(sets) == len({id(item) for item in sets}) else 2
     for attempt in range(10000):
         others = {name: f"_{attempt}_{index}_" for index, name in enumerate(names) if len(name) > 1}
         renamed = tuple(sys.intern(others.get(name, name)) for name in names)
