@@ -174,7 +174,7 @@ is_static(const PyTypeObject *type)
 static unsigned int
 valid_tag(const PyTypeObject *type)
 {
-    return type->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG ? type->tp_version_tag : 0;
+    return !CLASSES_TAGS_ARE_FLAGGED || type->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG ? type->tp_version_tag : 0;
 }
 
 /* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is good
@@ -218,9 +218,6 @@ static void
 learn(struct classes *all, PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (!is_static(base)) {
-        (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag */
-    }
     struct class_model *known = all->models;
     while (known < &all->models[all->model_count] && known->base != base) {
         known++;
@@ -243,9 +240,9 @@ learn(struct classes *all, PyTypeObject *type)
 
 struct request {
     PyTypeObject *metatype;
-    PyObject *name, *bases, *namespace; /* borrowed */
+    PyObject *name, *bases; /* borrowed */
+    PyObject *namespace; /* owned: a copy, which nobody else has; NULL once it is the class's */
     PyTypeObject *base; /* as best_base has it */
-    const PyHeapTypeObject *slots; /* whose slots it gets; the base, or a model of its subclasses */
     PyObject *declared; /* borrowed: __slots__; NULL: it has none */
     PyObject *members; /* what becomes of these, sorted; owned; NULL: no __slots__ */
     bool adds_dictionary, adds_references; /* instances get a dictionary, weak references */
@@ -429,6 +426,53 @@ add_to_instances(struct request *request)
     return true;
 }
 
+/* Has a type of the interpreter's a special method that stands for two slots, as a sequence and as a mapping or number? */
+static bool
+has_paired_slots(const PyTypeObject *type)
+{
+    const PySequenceMethods *sequence = type->tp_as_sequence;
+    const PyMappingMethods *mapping = type->tp_as_mapping;
+    const PyNumberMethods *number = type->tp_as_number;
+    return (sequence != NULL
+            && (sequence->sq_length != NULL || sequence->sq_concat != NULL || sequence->sq_repeat != NULL
+                || sequence->sq_item != NULL || sequence->sq_ass_item != NULL || sequence->sq_inplace_concat != NULL
+                || sequence->sq_inplace_repeat != NULL))
+           || (mapping != NULL
+               && (mapping->mp_length != NULL || mapping->mp_subscript != NULL || mapping->mp_ass_subscript != NULL))
+           || (number != NULL
+               && (number->nb_add != NULL || number->nb_multiply != NULL || number->nb_inplace_add != NULL
+                   || number->nb_inplace_multiply != NULL));
+}
+
+/* Are the slots of a class what those of a subclass without special methods would be? Not always where a class in its order has
+   several bases, and a type of the interpreter's has paired slots: a subclass may inherit one of a pair from another base, and
+   resolve_slotdups sees that. */
+static bool
+has_slots_of_subclass(const struct classes *all, const PyTypeObject *type)
+{
+    bool several = false, paired = false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+        const PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+        if (made_by_class_statement(all, base)) {
+            several |= PyTuple_GET_SIZE(base->tp_bases) > 1;
+        }
+        else {
+            paired |= has_paired_slots(base);
+        }
+    }
+    return !several || !paired;
+}
+
+/* Whose slots the class gets; NULL: not known. Asked again when that matters: what has happened until then (a collection, the
+   end of what __classcell__ held) may have run anything. */
+static const PyHeapTypeObject *
+slots_for(const struct classes *all, PyTypeObject *base)
+{
+    return !made_by_class_statement(all, base)  ? model_of(all, base)
+           : has_slots_of_subclass(all, base) ? heap(base)
+                                              : NULL;
+}
+
 static bool
 bases_are_ordinary(const struct classes *all, struct request *request)
 {
@@ -441,8 +485,7 @@ bases_are_ordinary(const struct classes *all, struct request *request)
     if (request->base == NULL) {
         return false;
     }
-    request->slots = made_by_class_statement(all, request->base) ? heap(request->base) : model_of(all, request->base);
-    return request->slots != NULL && add_to_instances(request);
+    return slots_for(all, request->base) != NULL && add_to_instances(request);
 }
 
 /* Is it a case for us, as far as can be told before the method resolution order is known? May leave an exception, of no
@@ -452,7 +495,6 @@ is_ordinary(const struct classes *all, struct request *request)
 {
     PyTypeObject *metatype = request->metatype;
     return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
-           && PyDict_Check(request->namespace) && Py_TYPE(request->namespace)->tp_iter == PyDict_Type.tp_iter
            && metatype->tp_alloc == PyType_GenericAlloc && metatype->tp_finalize == NULL && metatype->tp_del == NULL
            && (metatype == &PyType_Type || _PyType_Lookup(metatype, all->strings.mro) == all->plain_mro)
            && namespace_is_ordinary(all, request) && bases_are_ordinary(all, request);
@@ -583,14 +625,11 @@ describe_instances(const struct classes *all, const struct request *request, PyT
 
 /* type_new_alloc */
 static PyTypeObject *
-allocate(const struct classes *all, const struct request *request)
+allocate(const struct classes *all, struct request *request)
 {
-    PyObject *dictionary = PyDict_Copy(request->namespace);
     Py_ssize_t members = request->members == NULL ? 0 : PyTuple_GET_SIZE(request->members);
-    PyTypeObject *type =
-        dictionary == NULL ? NULL : (PyTypeObject *)request->metatype->tp_alloc(request->metatype, members);
+    PyTypeObject *type = (PyTypeObject *)request->metatype->tp_alloc(request->metatype, members);
     if (type == NULL) {
-        Py_XDECREF(dictionary);
         return NULL;
     }
     const PyTypeObject *object_model = &all->object_model->ht_type;
@@ -608,7 +647,8 @@ allocate(const struct classes *all, const struct request *request)
     type->tp_traverse = object_model->tp_traverse;
     type->tp_clear = object_model->tp_clear;
     heap(type)->ht_name = Py_NewRef(request->name);
-    type->tp_dict = dictionary;
+    type->tp_dict = request->namespace;
+    request->namespace = NULL;
     if (!describe_instances(all, request, type)) {
         Py_DECREF(type);
         return NULL;
@@ -906,7 +946,7 @@ discard(PyObject *type)
 
 /* type_new_impl. New reference; NULL with an exception, or without one and nothing done: it is not ours to make. */
 static PyObject *
-make_class(struct classes *all, const struct request *request, PyObject *keywords)
+make_class(struct classes *all, struct request *request, PyObject *keywords)
 {
     const struct class_strings *names = &all->strings;
     PyTypeObject *type = allocate(all, request);
@@ -921,8 +961,11 @@ make_class(struct classes *all, const struct request *request, PyObject *keyword
         Py_DECREF(type);
         return NULL;
     }
-    copy_slots(heap(type), request->slots);
-    if (!has_order_of_base(type) || (PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type))) {
+    const PyHeapTypeObject *slots = slots_for(all, request->base);
+    if (slots != NULL) {
+        copy_slots(heap(type), slots);
+    }
+    if (slots == NULL || !has_order_of_base(type) || (PyTuple_GET_SIZE(type->tp_bases) > 1 && !set_slots_of_others(all, type))) {
         discard((PyObject *)type);
         return NULL;
     }
@@ -938,18 +981,22 @@ make_class(struct classes *all, const struct request *request, PyObject *keyword
 static PyObject *
 make_class_if_ordinary(struct classes *all, PyTypeObject *metatype, PyObject *arguments, PyObject *keywords)
 {
-    struct request request;
-    PyObject *type = NULL;
-    if (PyTuple_CheckExact(arguments) && PyTuple_GET_SIZE(arguments) == 3) {
-        request = (struct request){
-            .metatype = metatype,
-            .name = PyTuple_GET_ITEM(arguments, 0),
-            .bases = PyTuple_GET_ITEM(arguments, 1),
-            .namespace = PyTuple_GET_ITEM(arguments, 2),
-        };
-        type = is_ordinary(all, &request) ? make_class(all, &request, keywords) : NULL;
-        Py_XDECREF(request.members);
+    if (!PyTuple_CheckExact(arguments) || PyTuple_GET_SIZE(arguments) != 3) {
+        return NULL;
     }
+    PyObject *namespace = PyTuple_GET_ITEM(arguments, 2);
+    if (!PyDict_Check(namespace) || Py_TYPE(namespace)->tp_iter != PyDict_Type.tp_iter) {
+        return NULL;
+    }
+    struct request request = {
+        .metatype = metatype,
+        .name = PyTuple_GET_ITEM(arguments, 0),
+        .bases = PyTuple_GET_ITEM(arguments, 1),
+        .namespace = PyDict_Copy(namespace),
+    };
+    PyObject *type = request.namespace != NULL && is_ordinary(all, &request) ? make_class(all, &request, keywords) : NULL;
+    Py_XDECREF(request.namespace);
+    Py_XDECREF(request.members);
     return type;
 }
 
@@ -1001,6 +1048,12 @@ learn_or_make_model(struct classes *all, PyTypeObject *type, bool instructive)
     PyTypeObject *base = type->tp_base;
     if (!wants_model(all, type) || Py_TYPE(base) != &PyType_Type || !bases_want_nothing(all, type)) {
         return;
+    }
+    if (!is_static(base)) {
+        (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag, if it can have one */
+        if (valid_tag(base) == 0) {
+            return;
+        }
     }
     if (instructive && Py_TYPE(type) == &PyType_Type && made_by_class_statement(all, type)) {
         learn(all, type);

@@ -263,6 +263,7 @@ const char *native_layout_check(struct native_layout *layout);
 
    CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
+   CLASSES_TAGS_ARE_FLAGGED   does one of these say that tp_version_tag is good? If not, it is 0 when it isn't
    CLASSES_MEMBER_TYPE        of members that __slots__ declare
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
    CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
@@ -286,8 +287,10 @@ const char *native_layout_check(struct native_layout *layout);
 
 #if PY_VERSION_HEX < 0x030d0000
 #define CLASSES_ALLOCATE_DOCUMENTATION PyObject_Malloc
+#define CLASSES_TAGS_ARE_FLAGGED 1
 #else
 #define CLASSES_ALLOCATE_DOCUMENTATION PyMem_Malloc
+#define CLASSES_TAGS_ARE_FLAGGED 0
 #endif
 
 /* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be told? */
