@@ -30,9 +30,9 @@ absolute(const char *path, char *out, size_t out_bytes)
     return (size_t)snprintf(out + length, out_bytes - length, "/%s", path) < out_bytes - length;
 }
 
-/* The accelerations that a comma list names. Unknown names mean those of other releases. */
+/* The accelerations that a comma list names. Unknown names may be those of other releases: they are told, and no more. */
 static unsigned int
-read_skipped(const char *list)
+read_skipped(const char *list, bool *unknown)
 {
     static const struct {
         const char *name;
@@ -49,11 +49,14 @@ read_skipped(const char *list)
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {
         size_t length = strcspn(list, ", ");
+        bool met = length == 0;
         for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
             if (strlen(known[i].name) == length && strncmp(list, known[i].name, length) == 0) {
                 skipped |= known[i].acceleration;
+                met = true;
             }
         }
+        *unknown |= !met;
         list += length + (list[length] != '\0');
     }
     return skipped;
@@ -87,7 +90,10 @@ settings_read(struct settings *settings, bool ignore_environment)
         if (validate != NULL && validate[0] != '\0' && !settings->trust && strcmp(validate, "stat") != 0) {
             settings->unknown_validate = validate;
         }
-        settings->skipped = read_skipped(getenv("PYCDS_SKIP"));
+        const char *skip = getenv("PYCDS_SKIP");
+        bool unknown = false;
+        settings->skipped = read_skipped(skip, &unknown);
+        settings->unknown_skip = unknown ? skip : NULL;
         root = getenv("PYCDS_CACHE_DIR");
     }
     bool found = root != NULL && root[0] != '\0' ? absolute(root, settings->cache_root, sizeof(settings->cache_root))

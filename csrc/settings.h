@@ -23,6 +23,7 @@ struct settings {
     bool preloaded; /* LD_PRELOAD or LD_AUDIT: libraries that may look on */
     bool privileged; /* the program may more than who started it: set-uid, set-gid, or a file's capabilities */
     const char *unknown_validate; /* PYCDS_VALIDATE with a value that means nothing (then as "stat"); or NULL */
+    const char *unknown_skip; /* PYCDS_SKIP with a name in it that means nothing; or NULL */
     char cache_root[4096]; /* "" if there is none */
 };
 

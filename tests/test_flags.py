@@ -209,6 +209,13 @@ def test_log(user: User, program: Path) -> None:
     assert user.run(program, env={"PYCDS_LOG": "0"}).stderr == ""
 
 
+def test_unknown_names_are_told(user: User) -> None:
+    """A misspelt setting is no error, since another release may know it, but `status` says so."""
+    for value, told in {"": False, "gc, re": False, "gc,,re": False, "bogus": True, "gc,reg": True, "GC": True}.items():
+        assert ("means nothing" in user.command("status", env={"PYCDS_SKIP": value}).stdout) == told, value
+    assert "PYCDS_VALIDATE=no means nothing" in user.command("status", env={"PYCDS_VALIDATE": "no"}).stdout
+
+
 def test_trust(user: User, own_program: Path) -> None:
     """PYCDS_VALIDATE=trust: files are not checked; anything else means stat."""
     user.run(own_program)

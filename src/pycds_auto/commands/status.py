@@ -9,6 +9,9 @@ from .. import __version__, _loader, spool
 from ..rebuild import NOT_ENCODED
 from . import text
 
+ACCELERATIONS = ("re", "source", "gc", "importlib", "classes", "frames", "exit")
+"""What PYCDS_SKIP can leave out (csrc/settings.c)."""
+
 LEFT_OUT_SHOWN = 5  # modules named by the text form
 STATE_FILE_LIMIT = 16 << 20  # bytes; a longer state.json isn't one of ours
 
@@ -136,6 +139,8 @@ def _lines(findings: _Findings) -> list[str]:
         say("validation", "off (PYCDS_VALIDATE=trust): a changed file isn't noticed")
     if state["unknown_validate"]:
         say("validation", f"PYCDS_VALIDATE={state['unknown_validate']} means nothing; it is stat or trust")
+    if state["unknown_skip"]:
+        say("left out", f"PYCDS_SKIP={state['unknown_skip']} has a name that means nothing; {', '.join(ACCELERATIONS)} do")
     if left_out:
         refused = sum(reason.startswith(NOT_ENCODED) for reason in left_out.values())
         told = f", {refused:,} of them not encoded" if refused else ""
