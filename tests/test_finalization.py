@@ -46,6 +46,11 @@ SILENT = {
     "names_of_others": "import json\nglobals()[1] = 2; globals()[(1, 'x')] = 3\ndel globals()[1], globals()[(1, 'x')]\n",
     "none": "import json, sys\nprint('out', flush=True)\nsys.stdout = sys.stderr = None\n",
     "hashes": "import json, hashlib, zlib\nh = 5\n",
+    "lost_objects": "import json, gc\ngc.disable()\nclass A: pass\nfor i in range(100):\n    a = A(); a.me = a; a.others = [a, (a,), {'a': a}]\n",
+    "lost_generator": "import json, gc\ngc.disable()\ndef g():\n    me = yield\n    yield me\nx = g(); next(x); x.send(x); del x; gc.enable()\n",
+    "lost_file": "import json, gc\ngc.disable()\nclass A: pass\na = A(); a.me = a; a.file = open(__file__); del a\nimport warnings; warnings.simplefilter('ignore'); gc.enable()\n",
+    "other_output": "import io, json, sys\nclass Out:\n    def write(self, text): return sys.__stdout__.write(text)\n    def flush(self): sys.__stdout__.flush()\nsys.stdout = Out(); print('through ours')\n",
+    "flushes": "import json, sys, atexit, threading\natexit.register(sys.stderr.flush)\nt = threading.Thread(target=sys.stderr.flush); t.start(); t.join()\nprint(sys.stderr.flush(), type(sys.stderr).flush.__name__, type(sys.stderr).flush.__doc__, type(sys.stderr).__dict__['flush'])\n",
 }
 
 # Each shows something at its end: plain Python must show it. With what must be in its output, so that the program is one.
@@ -70,6 +75,11 @@ VISIBLE = {
     "context": (f"import json, contextvars\n{LOUD}v = contextvars.ContextVar('v'); v.set(Loud('context'))\n", ""),
     "local": (f"import json, threading\n{LOUD}x = threading.local(); x.a = Loud('local')\n", "end of local"),
     "traceback": (f"import json\n{LOUD}def f():\n    x = Loud('frame')\n    1 / 0\ntry: f()\nexcept Exception as e: kept = e\n", "end of frame"),
+    "lost_finally": ("import json, gc\ngc.disable()\ndef g():\n    me = yield\n    try: yield me\n    finally: print('finally')\nx = g(); next(x); x.send(x); del x; gc.enable()\n", "finally"),
+    "lost_reference": ("import json, gc, weakref\ngc.disable()\nclass A: pass\na = A(); a.me = a; r = weakref.ref(a, lambda r: print('lost')); del a; gc.enable()\n", "lost"),
+    "flush_makes": (f"import json, sys\n{LOUD}class Out:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self):\n        self.out.flush(); sys.stderr.flush(); globals().update(late=Loud('flushed'))\nsys.stdout = Out(sys.stdout); print('x')\n", "end of flushed"),
+    "stderr_makes": (f"import json, sys\n{LOUD}class Err:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self): self.out.flush(); globals().update(late=Loud('made by stderr'))\nsys.stderr = Err(sys.stderr)\n", "end of made by stderr"),
+    "signal": (f"import json, signal\n{LOUD}class H(Loud):\n    def __call__(self, *a): pass\nsignal.signal(signal.SIGUSR1, H('handler'))\n", "end of handler"),
     "builtin": (f"import json, builtins\n{LOUD}builtins.kept = Loud('builtin')\n", "end of builtin"),
     "sys": (f"import json, sys\n{LOUD}sys._kept = Loud('sys')\n", "end of sys"),
     "meta_path": ("import json, os, sys\nclass L:\n    def __del__(self, w=os.write): w(1, b'end of finder')\n    def find_spec(self, *a): pass\nsys.meta_path.insert(0, L())\n", "end of finder"),
