@@ -96,6 +96,9 @@ for count in (1, 2, 3, 5, 9, 20, 60):  # as in 3.13's dataclasses
     TEXTS.append(f"def make(T):\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n def h(name): return name in {literal(NAMES[:count])} or f'{{name}} {NAMES[1]}'\\n return f, h\\n")
     TEXTS.append(f"def make(T):\\n def h(name): return name in {literal(NAMES[:count])}\\n def f(self, {annotated}): g(self, {NAMES[0]!r})\\n return f, h\\n")
     TEXTS.append(f"def f(*, {NAMES[0]}=1, more=2): return {literal(NAMES[:count])} < name in {literal(NAMES[:count])}, g({NAMES[1]}=2)\\n")
+TEXTS.append(f"def make(T):\\n def f(a) -> 'T': pass\\n return lambda name: name in {literal(['return', *NAMES[:8]])}")
+TEXTS.append(f"class C:\\n def f(self, __ab: 1): return self in {literal(['_C__ab', *NAMES[:8]])}")
+TEXTS.append("def f(\\ufb01eld_0_: 1, b): return b in {" + ", ".join(map(repr, NAMES[:9])) + "}")
 TEXTS.append("a in {'" + "', '".join(f"not{i}known" for i in range(9)) + "'}")  # interned by nobody
 TEXTS.append("a in {'" + "', '".join(f"not {i} a name" for i in range(9)) + "'}, b in {1, 2, 'c'}, c in {'c', 'd'}, d in {('e', frozenset()), 'ee'}")
 TEXTS.append(f"a in {{{NAMES[0]!r}, 'b', 'c'}}, a in {{*{NAMES[:3]!r}}}")
@@ -578,9 +581,9 @@ def test_status_counts_them(primed: User) -> None:
 def test_keys_and_entries() -> None:
     """In this interpreter."""
     assert sources.is_key("xm-0:f\0a\nb") and sources.is_key("xe216777216:\0") and not sources.is_key("/xm-0:f\0a") and not sources.is_key("xm-0:f")
-    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
+    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "def f() -> 'int': return x in {'return', 'ab'}", "class A:\n def f(self, __ab: 1): return x in {'_A__ab', 'cd'}", "def f(\ufb01: 1): return x in {'fi', 'ab'}", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
         assert not sources.entry(f"xm-0:f\0{text}").payload, text
-    for text in ("", "x", "def f(): return [lambda: i for i in x]", "x in {'ab', 'c'}"):
+    for text in ("", "x", "def f(): return [lambda: i for i in x]", "x in {'ab', 'cd'}"):
         assert sources.entry(f"xm-0:f\0{text}").payload, text
 
 

@@ -9,6 +9,7 @@ of the bytes.
 from __future__ import annotations
 
 import _ast
+import keyword
 import marshal
 import os
 import re
@@ -85,7 +86,7 @@ def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeT
     if not places:
         payload = marshal.dumps(code)
         return payload if is_same_code(code, marshal.loads(payload)) else b""
-    copies = {names: _copies(text, compiled, names, _objects_at(code, [path for path, at in places if at is names])) for _, names in places}
+    copies = {names: _copies(text, tree, compiled, names, _objects_at(code, [path for path, at in places if at is names])) for _, names in places}
     # Strings that aren't interned, so that marshal doesn't intern them when it reads them; of each set's names one tuple.
     spelt = {names: tuple("".join(list(name)) for name in names) for names in copies}
     apart = marshal.dumps(tuple((path, spelt[names], copies[names]) for path, names in places))
@@ -99,14 +100,11 @@ def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeT
 def _sets_of_names(tree: _ast.AST) -> dict[frozenset[str], tuple[str, ...]]:
     """The sets in a text that consist of names only, in the source's order; not those that are there in several orders."""
     found: dict[frozenset[str], tuple[str, ...]] = {}
-    level = [tree]
-    while level:
-        for node in level:
-            values = [item.value if isinstance(item, _ast.Constant) else None for item in node.elts] if isinstance(node, _ast.Set) else []
-            if values and all(isinstance(value, str) and _NAME.fullmatch(value) for value in values) and len(max(values, key=len)) > 1:
-                names = frozenset(values)
-                found[names] = tuple(values) if found.get(names, tuple(values)) == tuple(values) else ()
-        level = [child for node in level for child in _children(node)]
+    for node in _nodes(tree):
+        values = [item.value if isinstance(item, _ast.Constant) else None for item in node.elts] if isinstance(node, _ast.Set) else []
+        if values and all(isinstance(value, str) and _NAME.fullmatch(value) for value in values) and len(max(values, key=len)) > 1:
+            names = frozenset(values)
+            found[names] = tuple(values) if found.get(names, tuple(values)) == tuple(values) else ()
     return {names: order for names, order in found.items() if order}
 
 
@@ -133,9 +131,13 @@ def _objects_at(code: types.CodeType, paths: list[tuple[int, ...]]) -> list[obje
     return found
 
 
-def _copies(text: str, compiled: Callable[[str], types.CodeType], names: tuple[str, ...], sets: list[object]) -> int:
+def _copies(
+    text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeType], names: tuple[str, ...], sets: list[object]
+) -> int:
     """How many times the compiler makes this set in this text: whether a third time, for each place anew, depends on whether
     the strings are the identifiers of some argument as well. Found out with other names, whose order tells."""
+    if not text.isascii() or any(map(keyword.iskeyword, names)) or any(isinstance(node, _ast.ClassDef) for node in _nodes(tree)):
+        raise ValueError("other names might not be treated alike")  # normalised; "return", of annotations; mangled
     if len(names) == 1:
         return 3 if len(sets) == len({id(item) for item in sets}) else 2
     for attempt in range(10000):
@@ -167,6 +169,13 @@ def _depth(tree: _ast.AST) -> int:
         depth += 1
         level = [child for node in level for child in _children(node)]
     return depth
+
+
+def _nodes(tree: _ast.AST) -> Iterator[_ast.AST]:
+    level = [tree]
+    while level:
+        yield from level
+        level = [child for node in level for child in _children(node)]
 
 
 def _children(node: _ast.AST) -> Iterator[_ast.AST]:
