@@ -952,15 +952,31 @@ static PyMethodDef *plain_flush; /* NULL: nothing was replaced */
 static PyMethodDef our_flush;
 static loader_state *flushing; /* NULL: only pass calls on */
 
-/* In place of io.TextIOWrapper.flush. The interpreter's last call is the one for sys.stderr (Python/pylifecycle.c,
-   flush_std_files, which Py_FinalizeEx calls when it is no longer initialised). */
+static int flushes; /* that are under way: a stream flushes what it wraps, whatever that is */
+static bool output_is_flushed; /* sys.stdout, by the interpreter that is being finalised */
+
+/* Was this the call for sys.stderr, which is the interpreter's last one (Python/pylifecycle.c, flush_std_files, which
+   Py_FinalizeEx calls when it is no longer initialised)? It comes behind that for sys.stdout; which must be of the same type:
+   another one's flush could call this, and go on. */
+static bool
+was_last_flush(loader_state *state, PyObject *stream)
+{
+    PyObject *output = system_object(state, state->strings.standard_output);
+    bool is_second = output == NULL || output == Py_None || output_is_flushed;
+    output_is_flushed |= stream == output;
+    return is_second && stream == system_object(state, state->strings.standard_error);
+}
+
+/* In place of io.TextIOWrapper.flush. */
 static PyObject *
 flush(PyObject *self, PyObject *unused)
 {
+    flushes++;
     PyObject *result = plain_flush->ml_meth(self, unused);
+    flushes--;
     loader_state *state = flushing;
-    if (state != NULL && result != NULL && !Py_IsInitialized() && self == system_object(state, state->strings.standard_error)
-        && may_shorten(state)) {
+    if (state != NULL && result != NULL && !Py_IsInitialized() && flushes == 0 && may_shorten(state)
+        && was_last_flush(state, self)) {
         look_and_shorten(state);
     }
     return result;

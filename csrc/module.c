@@ -284,6 +284,7 @@ intern_strings(loader_state *state)
         {&state->strings.modules, "modules"},
         {&state->strings.path_hooks, "path_hooks"},
         {&state->strings.path_importer_cache, "path_importer_cache"},
+        {&state->strings.standard_output, "stdout"},
         {&state->strings.standard_error, "stderr"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -819,6 +820,7 @@ static PyMethodDef methods[] = {
     DO((state)->strings.modules);                                                                                      \
     DO((state)->strings.path_hooks);                                                                                   \
     DO((state)->strings.path_importer_cache);                                                                          \
+    DO((state)->strings.standard_output);                                                                              \
     DO((state)->strings.standard_error);                                                                               \
     DO((state)->system);                                                                                               \
     DO((state)->library);                                                                                              \

@@ -59,7 +59,8 @@ struct guarded_namespace {
 struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
         *get_code, *cache_tag, *path_cache, *path_mtime, *re, *loader_state, *uninitialized_submodules, *pycache_prefix,
-        *implementation, *meta_path, *modules, *path_hooks, *path_importer_cache, *standard_error;
+        *implementation, *meta_path, *modules, *path_hooks, *path_importer_cache,
+        *standard_output, *standard_error;
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
