@@ -116,6 +116,12 @@ class Watch:
     def folder(self, pid: int) -> bytes:
         return next((part for part in self.command_line(pid) if part.startswith(self.cache + b"/")), b"")
 
+    def parent(self, pid: int) -> int:
+        try:
+            return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
+
     def look(self) -> dict[bytes, list[int]]:
         """The living rebuilders of each folder."""
         living: dict[bytes, list[int]] = {}
@@ -123,7 +129,9 @@ class Watch:
             if entry.isdigit() and int(entry) not in self.ours and (folder := self.folder(int(entry))):
                 living.setdefault(folder, []).append(int(entry))
                 self.seen.add((int(entry), folder))
-        for folder, pids in living.items():
+        for folder, every in living.items():
+            # a rebuilder's worker is one more of its kind until it has its own command line
+            pids = [pid for pid in every if self.parent(pid) not in every] or every[:1]
             # the first was alive when the last was looked at, if it is now
             sure = [pid for pid in pids[:-1] if self.folder(pid) == folder] + pids[-1:]
             self.most_at_once = max(self.most_at_once, len(sure))
