@@ -4,10 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if PY_VERSION_HEX < 0x030c0000
-#include <structmember.h>
-#endif
-
 #if CLASSES_SUPPORTED
 
 #define SLOT(name, member) {name, offsetof(PyHeapTypeObject, member)}

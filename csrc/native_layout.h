@@ -272,6 +272,7 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_SUPPORTED 1
 
 #if PY_VERSION_HEX < 0x030c0000
+#include <structmember.h>
 #define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0

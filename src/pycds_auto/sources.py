@@ -54,7 +54,7 @@ def entry(key: str) -> image.Module:
 
 
 def _payload(key: str) -> bytes:
-    """marshal of the code object; b"" if plain Python is to compile the text each time: it is wrong, or warns, or may not
+    """marshal of the code object, with the sets in it told apart (csrc/sources.c, WITH_SETS); b"" if plain Python is to compile the text each time: it is wrong, or warns, or may not
     be compiled to the same in every process. The loader puts the file's name in; here it is another, since what marshal
     reads becomes interned and, in 3.13, immortal."""
     mode, level, number, file, encoded = _KEY.fullmatch(os.fsencode(key)).groups()
