@@ -261,7 +261,6 @@ const char *native_layout_check(struct native_layout *layout);
 
 /* ---- classes (classes.h): 3.11, 3.12, 3.13 ----
 
-   CLASSES_INSTANCE_FLAGS     flags that type_new sets for what instances have (Objects/typeobject.c, type_new_descriptors)
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
    CLASSES_TAGS_ARE_FLAGGED   does one of these say that tp_version_tag is good? If not, it is 0 when it isn't
    CLASSES_MEMBER_TYPE        of members that __slots__ declare
@@ -270,17 +269,14 @@ const char *native_layout_check(struct native_layout *layout);
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
 #if PY_VERSION_HEX < 0x030e0000
 #define CLASSES_SUPPORTED 1
+#define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 
 #if PY_VERSION_HEX < 0x030c0000
 #include <structmember.h>
-#define CLASSES_INSTANCE_FLAGS Py_TPFLAGS_MANAGED_DICT
-#define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 0
 #define CLASSES_DICTIONARY_CELL 0
 #define CLASSES_MEMBER_TYPE T_OBJECT_EX
 #else
-#define CLASSES_INSTANCE_FLAGS (Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
-#define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 #define CLASSES_BUFFER_SLOTS 1
 #define CLASSES_DICTIONARY_CELL 1
 #define CLASSES_MEMBER_TYPE Py_T_OBJECT_EX
