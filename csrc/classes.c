@@ -61,7 +61,6 @@ static const struct {
 };
 
 #define SPECIAL_SLOTS (sizeof(special_slots) / sizeof(special_slots[0]))
-_Static_assert(SPECIAL_SLOTS <= 128, "struct classes has a name for each");
 
 /* Of the process, as the type `type` is; only the main interpreter's classes are made here. */
 static newfunc plain_new; /* what was replaced; NULL: nothing was */
@@ -749,18 +748,8 @@ find_method(PyObject *order, Py_ssize_t first, PyObject *name)
     return method;
 }
 
-/* The name of a special method as an object; borrowed. NULL: exception. */
-static PyObject *
-special_name(struct classes *all, size_t slot)
-{
-    if (all->names[slot] == NULL) {
-        all->names[slot] = PyUnicode_InternFromString(special_slots[slot].name);
-    }
-    return all->names[slot];
-}
-
-/* Has a special method one slot, which is its own? Where methods share slots, or have two, one that is the interpreter's
-   decides with regard to what else is there (update_one_slot, resolve_slotdups). */
+/* Has a special method one slot, which is its own? Where methods share slots, or have two, and all are the interpreter's, what
+   else is there decides (update_one_slot, resolve_slotdups). */
 static bool
 has_own_slot(size_t first)
 {
@@ -772,23 +761,6 @@ has_own_slot(size_t first)
         }
     }
     return true;
-}
-
-/* Is one of the special methods that share slots with this one, as the class finds them, none of the program's? */
-static bool
-shares_slots_with_interpreters(struct classes *all, PyTypeObject *type, size_t first)
-{
-    for (size_t own = first; own < SPECIAL_SLOTS && strcmp(special_slots[own].name, special_slots[first].name) == 0; own++) {
-        for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
-            if (special_slots[i].offset == special_slots[own].offset) {
-                PyObject *name = special_name(all, i), *method = name == NULL ? NULL : find_method(type->tp_mro, 0, name);
-                if ((method != NULL && !method_is_ordinary(method)) || PyErr_Occurred()) {
-                    return true;
-                }
-            }
-        }
-    }
-    return false;
 }
 
 /* Does what a class and its base find, the interpreter's both, give them the same in a slot of its own? */
@@ -818,21 +790,17 @@ set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
     if (method == NULL || PyErr_Occurred()) {
         return false;
     }
-    if (!has_own_slot(first)) {
-        if (shares_slots_with_interpreters(all, type, first)) {
-            return false;
+    if (method_is_ordinary(method)) {
+        if (method != base_method) {
+            set_slots(all, type, name, method); /* whatever shares them: one method of the program's decides (use_generic) */
         }
+        return true;
     }
-    else if (!method_is_ordinary(method)) {
-        /* tp_new is the base's, if it isn't the program's */
-        return (base_method != NULL && are_same_wrappers(type, method, base_method))
+    /* tp_new is the base's, if it isn't the program's */
+    return has_own_slot(first)
+           && ((base_method != NULL && are_same_wrappers(type, method, base_method))
                || (PyUnicode_Compare(name, all->strings.new) == 0 && PyCFunction_CheckExact(method)
-                   && PyCFunction_GET_FUNCTION(method) == all->new_wrapper);
-    }
-    if (method != base_method) {
-        set_slots(all, type, name, method);
-    }
-    return true;
+                   && PyCFunction_GET_FUNCTION(method) == all->new_wrapper));
 }
 
 /* False with an exception, or without one: it is not ours to make. */
@@ -1303,9 +1271,6 @@ classes_clear(loader_state *state)
         serving = NULL;
     }
     FOR_EACH_CLASS_OBJECT(state, Py_CLEAR)
-    for (size_t i = 0; i < SPECIAL_SLOTS; i++) {
-        Py_CLEAR(all->names[i]);
-    }
     free(all->object_model);
     free(all->special_model);
     all->object_model = all->special_model = NULL;

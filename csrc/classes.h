@@ -8,8 +8,9 @@
      the base finds it, so the slot is the base's; and the interpreter keeps the base's slots up to date. So slots are copied
      from the base; and those of a special method in the namespace from a class that has all special methods.
    - With several bases, the same goes for special methods that none of the classes has by which the order differs from the
-     best base's. Those that one of them has are looked up; where the interpreter's own methods and shared slots meet
-     (`__getitem__` of a deque and of a class beside it), the class is given up and type.__new__ makes it.
+     best base's. Those that one of them has are looked up. What is found is the program's: then its slots get the functions
+     that look methods up, whatever else shares them. It is the interpreter's, and shares slots (`__getitem__` of a deque that
+     stands before a class that has one, too): then the class is given up and type.__new__ makes it.
    - The best base is `object`; or a class that a class statement made; or any other type of which the interpreter has made a
      subclass without special methods: that one's slots are remembered. For types on the heap (ast.AST), which can change, until
      their version tag does.

@@ -128,7 +128,6 @@ struct classes {
     PyTypeObject *seen_bases[CLASSES_SEEN]; /* of classes that type.__new__ made; compared only */
     int model_count;
     struct class_model models[CLASSES_MODELS];
-    PyObject *names[128]; /* of special methods, by the number of a slot; NULL: not made yet */
     PyObject *object_bases; /* (object,) */
     PyObject *plain_mro; /* type.mro */
     struct class_strings strings;
