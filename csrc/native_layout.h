@@ -304,6 +304,19 @@ void classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attr
 
 #endif
 
+/* ---- attributes ---- */
+
+/* An attribute that may be missing: 1 and a new reference; 0 and NULL; -1 with an exception. */
+static inline int
+native_optional_attribute(PyObject *object, PyObject *name, PyObject **value)
+{
+#if PY_VERSION_HEX < 0x030d0000
+    return _PyObject_LookupAttr(object, name, value);
+#else
+    return PyObject_GetOptionalAttr(object, name, value);
+#endif
+}
+
 /* ---- what looks on at an import ---- */
 
 /* Is what native_is_observed() reads where it is expected? Cheap; never raises. */

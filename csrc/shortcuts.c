@@ -1,5 +1,6 @@
 #include "shortcuts.h"
 
+#include "foreign_finder.h"
 #include "patterns.h"
 
 #include <string.h>
@@ -448,10 +449,10 @@ static PyMethodDef init_definition = {
 
 /* ---- asking finders ---- */
 
-/* Our finder, if only the finders of built-in and frozen modules, as the interpreter made them, precede it in
-   sys.meta_path; else NULL. Borrowed. */
+/* Our finder, if what precedes it in sys.meta_path are the finders of built-in and frozen modules, as the interpreter made
+   them, and such as certainly have no module of that name; else NULL. Borrowed. */
 static PyObject *
-own_finder(loader_state *state)
+own_finder(loader_state *state, PyObject *name, PyObject *path)
 {
     PyObject *finders = system_object(state, state->strings.meta_path);
     if (finders == NULL || !PyList_CheckExact(finders)) {
@@ -467,7 +468,7 @@ own_finder(loader_state *state)
             const struct guarded_type *guarded = &state->shortcuts.finder_types[j];
             known = known || (finder == (PyObject *)guarded->type && type_is_unchanged(guarded));
         }
-        if (!known) {
+        if (!known && !foreign_finder_declines(state, finder, name, path)) {
             return NULL;
         }
     }
@@ -509,8 +510,9 @@ spec_of_loaded(PyObject *module, PyObject *found, PyObject *dunder_spec)
 static PyObject *
 find_archived(loader_state *state, PyObject *const *arguments)
 {
-    PyObject *name = arguments[0], *finder = own_finder(state), *modules = system_object(state, state->strings.modules);
-    if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules) || !PyUnicode_CheckExact(name)
+    PyObject *name = arguments[0], *modules = system_object(state, state->strings.modules);
+    PyObject *finder = PyUnicode_CheckExact(name) ? own_finder(state, name, arguments[1]) : NULL;
+    if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules)
         || PyDict_GetItemWithError(modules, name) != NULL || PyErr_Occurred() || is_internal(state, name) != 0) {
         PyErr_Clear(); /* what is asked instead meets the same, and says so */
         return NULL;
@@ -840,6 +842,7 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.find_frozen);                                                                                \
     DO((state)->shortcuts.acquire_lock);                                                                               \
     DO((state)->shortcuts.release_lock);                                                                               \
+    DO((state)->shortcuts.foreign_code);                                                                               \
     DO((state)->shortcuts.spec_type.type);                                                                             \
     DO((state)->shortcuts.finder_types[0].type);                                                                       \
     DO((state)->shortcuts.finder_types[1].type);                                                                       \

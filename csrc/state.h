@@ -82,6 +82,7 @@ struct shortcuts {
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
     struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
+    PyObject *foreign_code; /* of a finder of which foreign_finder.c knows what it declines; NULL: none was met */
     struct shortcut_strings strings;
 };
 

@@ -1,0 +1,25 @@
+/* Finders of the program's that stand before ours in sys.meta_path, of which it is known what they decline.
+
+   With one of them in front, importlib._bootstrap._find_spec asks each finder in turn, in Python: 10 us a module, a
+   twentieth of an import. One stands there in nearly every environment: setuptools puts _distutils_hack's
+   DistutilsMetaFinder first (distutils-precedence.pth), to answer for `distutils` and a few others.
+
+   Why this shape
+   - Calling it from C isn't the same: what it runs would see one frame less. Not calling it is the same where it is
+     certain that it would have returned None and done nothing else.
+   - What it does is in its bytecode. That, with the constants and names that it uses, is compared with the one function
+     whose meaning is known: "None for all but top-level modules and those of `test`; for these what the attribute
+     spec_for_NAME, if there is one, says". From setuptools 60 to 84 it is the same. Another bytecode, a subclass with a
+     find_spec of its own, an attribute of that name, other functions in the place of the two builtins it calls: then it
+     is asked, by importlib, as ever.
+   - The comparison is by checksum (pycds_checksum), not with a copy: bytecode of setuptools isn't ours to carry. */
+#ifndef PYCDS_FOREIGN_FINDER_H
+#define PYCDS_FOREIGN_FINDER_H
+
+#include "state.h"
+
+/* Would `finder`.find_spec(name, path, None) return None and do nothing else? `name` is exactly a str. False when in doubt.
+   Leaves no exception; runs nothing of the program's. */
+bool foreign_finder_declines(loader_state *state, PyObject *finder, PyObject *name, PyObject *path);
+
+#endif
