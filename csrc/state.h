@@ -109,7 +109,6 @@ struct class_strings {
 };
 
 #define CLASSES_MODELS 64
-#define CLASSES_SEEN 32
 
 /* What subclasses of a type are like. */
 struct class_model {
@@ -125,8 +124,6 @@ struct classes {
     PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
     PyGetSetDef *dictionary_getset, *references_getset; /* the interpreter's, of classes that add only one of the two */
     PyCFunction new_wrapper; /* the function behind object.__new__ and its like */
-    int seen_count;
-    PyTypeObject *seen_bases[CLASSES_SEEN]; /* of classes that type.__new__ made; compared only */
     int model_count;
     struct class_model models[CLASSES_MODELS];
     PyObject *object_bases; /* (object,) */
