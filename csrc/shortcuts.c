@@ -450,9 +450,9 @@ static PyMethodDef init_definition = {
 /* ---- asking finders ---- */
 
 /* Our finder, if what precedes it in sys.meta_path are the finders of built-in and frozen modules, as the interpreter made
-   them, and such as certainly have no module of that name; else NULL. Borrowed. */
+   them, and such as certainly have no module of that name; else NULL. Borrowed. *last_but_one: only one follows it. */
 static PyObject *
-own_finder(loader_state *state, PyObject *name, PyObject *path)
+own_finder(loader_state *state, PyObject *name, PyObject *path, bool *last_but_one)
 {
     PyObject *finders = system_object(state, state->strings.meta_path);
     if (finders == NULL || !PyList_CheckExact(finders)) {
@@ -461,6 +461,7 @@ own_finder(loader_state *state, PyObject *name, PyObject *path)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(finders); i++) {
         PyObject *finder = PyList_GET_ITEM(finders, i);
         if ((PyObject *)Py_TYPE(finder) == state->finder_type) {
+            *last_but_one = i + 2 == PyList_GET_SIZE(finders);
             return finder;
         }
         bool known = false;
@@ -506,12 +507,14 @@ spec_of_loaded(PyObject *module, PyObject *found, PyObject *dunder_spec)
     return spec;
 }
 
-/* As importlib._bootstrap._find_spec, for a module that our finder finds. NULL without an exception: not that case. */
+/* As importlib._bootstrap._find_spec, for a module that our finder finds, or that certainly nobody has. NULL without an
+   exception: not that case. */
 static PyObject *
 find_archived(loader_state *state, PyObject *const *arguments)
 {
     PyObject *name = arguments[0], *modules = system_object(state, state->strings.modules);
-    PyObject *finder = PyUnicode_CheckExact(name) ? own_finder(state, name, arguments[1]) : NULL;
+    bool last_but_one = false, absent = false; /* the one that follows is PathFinder: our finder sees to that */
+    PyObject *finder = PyUnicode_CheckExact(name) ? own_finder(state, name, arguments[1], &last_but_one) : NULL;
     if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules)
         || PyDict_GetItemWithError(modules, name) != NULL || PyErr_Occurred() || is_internal(state, name) != 0) {
         PyErr_Clear(); /* what is asked instead meets the same, and says so */
@@ -519,7 +522,7 @@ find_archived(loader_state *state, PyObject *const *arguments)
     }
     Py_INCREF(finder);
     PyObject *locked = PyObject_CallNoArgs(state->shortcuts.acquire_lock);
-    PyObject *spec = locked == NULL ? NULL : finder_find(state, finder, name, arguments[1]);
+    PyObject *spec = locked == NULL ? NULL : finder_find(state, finder, name, arguments[1], last_but_one ? &absent : NULL);
     if (locked != NULL) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -530,7 +533,7 @@ find_archived(loader_state *state, PyObject *const *arguments)
     Py_DECREF(finder);
     if (spec == Py_None) {
         Py_DECREF(spec);
-        return NULL;
+        return absent ? Py_NewRef(Py_None) : NULL;
     }
     PyObject *module = spec == NULL ? NULL : PyDict_GetItemWithError(modules, name);
     if (module != NULL) {

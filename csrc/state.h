@@ -262,8 +262,8 @@ bool prepare_search(loader_state *state);
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
 
-/* finder.c: the finder's find_spec(name, path). */
-PyObject *finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path);
+/* finder.c: the finder's find_spec(name, path). *absent, if asked for: it is proved that PathFinder would find nothing. */
+PyObject *finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool *absent);
 
 /* Is there something that would tell by which way an import is made: audit hooks, profilers, tracers, tracemalloc, a
    near recursion limit? Then everything goes the ordinary way, too. */
