@@ -1,0 +1,226 @@
+"""A finder of the program's before ours (csrc/foreign_finder.c): setuptools', which is known, and others, which are asked.
+
+Programs run without the archive, and twice with it; what they print must be the same.
+"""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from support import User, Venv, age, same, write
+
+TREE = {
+    **{f"lib/m{i}.py": f"value = {i}\n" for i in range(6)},
+    "lib/pack/__init__.py": "",
+    "lib/pack/one.py": "value = 1\n",
+    "lib/test/__init__.py": "",
+    "lib/test/part.py": "value = 2\n",
+}
+
+START = """
+import sys
+sys.path[:0] = {paths!r}
+import _distutils_hack
+finder = _distutils_hack.DISTUTILS_FINDER
+sys.meta_path.insert(0, finder)
+kind = type(finder)
+print(kind.__name__)
+import m0, m1, m2, m3, pack.one
+
+def attempt(name):
+    try:
+        module = __import__(name, fromlist=["value"])
+        print(name, getattr(module, "value", None), type(module).__name__)
+    except Exception as error:
+        print(name, type(error).__name__, error, getattr(error, "name", None))
+"""
+
+PROGRAMS = {
+    "as it is": """
+        for name in ("m4", "pack.two", "no_such", "test.part", "test.no_such", "distutils", "distutils.core"):
+            attempt(name)
+        print(sys.modules["distutils"].__name__, "setuptools._distutils" in sys.modules)
+    """,
+    "a method for one more name, of its class": """
+        kind.spec_for_m4 = lambda self: print("asked for m4")
+        attempt("m4")
+        attempt("m5")
+    """,
+    "a method for one more name, of its own": """
+        finder.spec_for_no_such = lambda: print("asked for no_such")
+        attempt("no_such")
+        attempt("m5")
+    """,
+    "a property for one more name": """
+        kind.spec_for_m4 = property(lambda self: print("looked up") or (lambda: None))
+        attempt("m4")
+    """,
+    "a find_spec of its own": """
+        plain = finder.find_spec
+        finder.find_spec = lambda *arguments: print("asked", arguments) or plain(*arguments)
+        attempt("m4")
+        attempt("pack.two")
+    """,
+    "another find_spec in its class": """
+        plain = kind.find_spec
+        def find_spec(self, name, path, target=None):
+            print("asked", name)
+            return plain(self, name, path, target)
+        kind.find_spec = find_spec
+        attempt("m4")
+        attempt("pack.two")
+    """,
+    "another code in its find_spec": """
+        def find_spec(self, fullname, path, target=None):
+            print("asked", fullname)
+        kind.find_spec.__code__ = find_spec.__code__
+        attempt("m4")
+        attempt("pack.two")
+    """,
+    "code that differs in a constant": """
+        code = kind.find_spec.__code__
+        constants = tuple("pack." if constant == "test." else constant for constant in code.co_consts)
+        kind.find_spec.__code__ = code.replace(co_consts=constants)
+        kind.spec_for_m4 = lambda self: print("asked for m4")
+        setattr(kind, "spec_for_pack.two", lambda self: print("asked for pack.two"))
+        attempt("m4")
+        attempt("pack.two")
+    """,
+    "a lambda that returns something else": """
+        code = kind.find_spec.__code__
+        other = (lambda: print("the lambda")).__code__
+        constants = tuple(other if hasattr(constant, "co_code") else constant for constant in code.co_consts)
+        kind.find_spec.__code__ = code.replace(co_consts=constants)
+        attempt("m4")
+    """,
+    "__getattr__ and __getattribute__": """
+        kind.__getattr__ = lambda self, name: print("missing", name) or (lambda: None)
+        attempt("m4")
+        del kind.__getattr__
+        kind.__getattribute__ = lambda self, name: print("any", name) or object.__getattribute__(self, name)
+        attempt("m5")
+    """,
+    "builtins that it calls": """
+        import builtins
+        plain = builtins.getattr
+        builtins.getattr = lambda *arguments: print("getattr", arguments[1]) or plain(*arguments)
+        attempt("m4")
+        builtins.getattr = plain
+        _distutils_hack.locals = lambda: print("locals") or {"fullname": "any"}
+        attempt("m5")
+        attempt("pack.two")
+    """,
+    "a subclass": """
+        class Sub(kind):
+            def find_spec(self, name, path, target=None):
+                print("asked", name)
+                return super().find_spec(name, path, target)
+        sys.meta_path[0] = Sub()
+        attempt("m4")
+        class Other(kind):
+            def spec_for_m5(self):
+                print("asked for m5")
+        sys.meta_path[0] = Other()
+        attempt("m5")
+        attempt("pack.two")
+    """,
+    "a finder behind is asked for what nobody has": """
+        class Last:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                print("at last", name)
+        sys.meta_path.append(Last)
+        attempt("m4")
+        attempt("no_such")
+        sys.meta_path.remove(Last)
+        attempt("no_such")
+    """,
+    "modules that appear and go": """
+        import os
+        attempt("appears")
+        file = os.path.join(sys.path[0], "appears.py")
+        with open(file, "w") as out:
+            out.write("value = 'there'")
+        attempt("appears")
+        os.remove(file)
+        del sys.modules["appears"]
+        attempt("appears")
+        os.mkdir(file[:-3])
+        attempt("appears")
+        os.rmdir(file[:-3])
+        attempt("pack.appears")
+        with open(os.path.join(sys.path[0], "pack", "appears.py"), "w") as out:
+            out.write("value = 'there, too'")
+        attempt("pack.appears")
+        os.remove(out.name)
+    """,
+}
+
+
+@pytest.fixture(scope="session")
+def setuptools(venv: Venv, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with setuptools and what it brings."""
+    folder = tmp_path_factory.mktemp("setuptools")
+    venv.pip("install", "--quiet", "--target", folder, "setuptools>=70")
+    age(folder)
+    return folder
+
+
+def prepare(root: Path, setuptools: Path, text: str) -> Path:
+    write(root, TREE)
+    program = root / "program.py"
+    program.write_text(START.format(paths=[str(root / "lib"), str(setuptools)]) + textwrap.dedent(text))
+    age(root)
+    return program
+
+
+def test_programs_see_what_plain_python_shows(user: User, tmp_path: Path, setuptools: Path) -> None:
+    programs = {
+        name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(PROGRAMS.items())
+    }
+    for program in programs.values():
+        user.run(program)
+        age(program.parent)
+    user.command("build")
+    differences = []
+    for name, program in programs.items():
+        plain = user.run(program, plain=True)
+        for _ in range(2):
+            age(program.parent)
+            try:
+                same(user.run(program), plain)
+            except AssertionError as error:
+                differences.append(f"{name}: {error}")
+    assert not differences, "\n\n".join(differences)
+
+
+BEHIND = """
+for name in ("no_such", "nor_this"):
+    attempt(name)
+for path in sys.path[:2]:
+    print(sys.path_importer_cache[path]._path_mtime == -1)  # never asked: FileFinder.__init__'s value
+"""
+
+UNKNOWN = """
+class Unknown:
+    def find_spec(self, fullname, path, target=None):
+        return None
+sys.meta_path.insert(0, Unknown())
+"""
+
+
+def test_it_is_in_use(user: User, tmp_path: Path, setuptools: Path) -> None:
+    """Neither setuptools' finder nor a name that nobody has sends a look-up to FileFinders; a finder that isn't known does."""
+    program = prepare(tmp_path / "known", setuptools, BEHIND)
+    other = prepare(tmp_path / "unknown", setuptools, UNKNOWN + BEHIND)
+    user.run(program)
+    user.run(other)
+    user.command("build")
+
+    def spared(program: Path, **keywords) -> list[str]:
+        return user.run(program, **keywords).stdout.splitlines()[-2:]
+
+    assert spared(program) == ["True", "True"]
+    assert spared(program, env={"PYCDS_SKIP": "importlib"}) == ["False", "False"]
+    assert spared(program, plain=True) == spared(other) == ["False", "False"]
