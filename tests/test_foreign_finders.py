@@ -181,13 +181,11 @@ def test_programs_see_what_plain_python_shows(user: User, tmp_path: Path, setupt
     }
     for program in programs.values():
         user.run(program)
-        age(program.parent)
     user.command("build")
     differences = []
     for name, program in programs.items():
         plain = user.run(program, plain=True)
         for _ in range(2):
-            age(program.parent)
             try:
                 same(user.run(program), plain)
             except AssertionError as error:
