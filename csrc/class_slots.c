@@ -101,8 +101,8 @@ find_bucket(const char *text)
     return bucket;
 }
 
-void
-class_slots_prepare(void)
+static void
+fill_name_table(void)
 {
     memset(name_table, 0, sizeof(name_table));
     memset(next_slot, 0, sizeof(next_slot));
@@ -116,17 +116,112 @@ class_slots_prepare(void)
     }
 }
 
-/* The index of the first slot that a special method has; -1: it isn't one. */
+/* Other names with two underscores on both sides, those first that mean something to type.__new__. */
+static const struct {
+    const char *text;
+    int meaning;
+} other_names[] = {
+    {"__slots__", CLASS_NAME_SLOTS},
+    {"__qualname__", CLASS_NAME_QUALNAME},
+    {"__classcell__", CLASS_NAME_CELL},
+    {"__init_subclass__", CLASS_NAME_INIT_SUBCLASS},
+    {"__class_getitem__", CLASS_NAME_CLASS_GETITEM},
+#if CLASSES_DICTIONARY_CELL
+    {"__classdictcell__", CLASS_NAME_DICTIONARY_CELL},
+#endif
+    {"__module__", CLASS_NAME_OTHER}, /* the rest is here to be found soon */
+    {"__doc__", CLASS_NAME_OTHER},
+    {"__dict__", CLASS_NAME_OTHER},
+    {"__weakref__", CLASS_NAME_OTHER},
+    {"__annotations__", CLASS_NAME_OTHER},
+    {"__match_args__", CLASS_NAME_OTHER},
+    {"__firstlineno__", CLASS_NAME_OTHER},
+    {"__static_attributes__", CLASS_NAME_OTHER},
+    {"__parameters__", CLASS_NAME_OTHER},
+    {"__orig_bases__", CLASS_NAME_OTHER},
+    {"__abstractmethods__", CLASS_NAME_OTHER},
+};
+
+#define OTHER_NAMES (sizeof(other_names) / sizeof(other_names[0]))
+
+/* By its text. */
 static int
-first_slot(PyObject *name)
+spelled_name(const char *text)
 {
-    return class_slots_is_dunder(name) ? name_table[find_bucket(PyUnicode_DATA(name))] - 1 : -1;
+    int special = name_table[find_bucket(text)] - 1;
+    if (special >= 0) {
+        return special;
+    }
+    for (size_t i = 0; i < OTHER_NAMES; i++) {
+        if (strcmp(other_names[i].text, text) == 0) {
+            return other_names[i].meaning;
+        }
+    }
+    return CLASS_NAME_OTHER;
+}
+
+/* Where the string is in the table of those that are known by their address, or would be. */
+static struct class_name *
+known_name(struct classes *all, const PyObject *name)
+{
+    size_t at = ((uintptr_t)name >> 4) % CLASS_NAMES;
+    while (all->names[at].name != NULL && all->names[at].name != name) {
+        at = (at + 1) % CLASS_NAMES;
+    }
+    return &all->names[at];
+}
+
+static bool
+add_known_name(struct classes *all, const char *text, int meaning)
+{
+    PyObject *name = PyUnicode_InternFromString(text);
+    struct class_name *place = name == NULL ? NULL : known_name(all, name);
+    if (place != NULL && place->name == NULL) {
+        *place = (struct class_name){.name = name, .meaning = meaning};
+        return true;
+    }
+    Py_XDECREF(name);
+    return place != NULL;
 }
 
 bool
-class_slots_is_special(PyObject *name)
+class_slots_prepare(struct classes *all)
 {
-    return first_slot(name) >= 0;
+    fill_name_table();
+    bool added = true;
+    for (size_t i = 0; added && i < SPECIAL_SLOTS; i++) {
+        added = add_known_name(all, special_slots[i].name, first_of[i]);
+    }
+    for (size_t i = 0; added && i < OTHER_NAMES; i++) {
+        added = add_known_name(all, other_names[i].text, other_names[i].meaning);
+    }
+    return added;
+}
+
+static bool
+is_dunder(PyObject *name)
+{
+    if (!PyUnicode_IS_COMPACT_ASCII(name) || PyUnicode_GET_LENGTH(name) < 6) {
+        return false;
+    }
+    const char *text = PyUnicode_DATA(name);
+    return text[0] == '_' && text[1] == '_' && text[PyUnicode_GET_LENGTH(name) - 1] == '_';
+}
+
+int
+class_slots_name(struct classes *all, PyObject *name)
+{
+    if (!is_dunder(name)) {
+        return CLASS_NAME_OTHER;
+    }
+    const struct class_name *known = known_name(all, name);
+    return known->name != NULL ? known->meaning : spelled_name(PyUnicode_DATA(name));
+}
+
+bool
+class_slots_is_new(int meaning)
+{
+    return meaning >= 0 && special_slots[meaning].offset == offsetof(PyHeapTypeObject, ht_type.tp_new);
 }
 
 PyObject *
@@ -170,12 +265,6 @@ is_static(const PyTypeObject *type)
     return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
 }
 
-static unsigned int
-valid_tag(const PyTypeObject *type)
-{
-    return !CLASSES_TAGS_ARE_FLAGGED || type->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG ? type->tp_version_tag : 0;
-}
-
 /* ---- models ---- */
 
 /* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is good
@@ -188,7 +277,7 @@ model_of(const struct classes *all, const PyTypeObject *base)
     }
     for (int i = 0; i < all->model_count; i++) {
         const struct class_model *known = &all->models[i];
-        if (known->base == base && (is_static(base) || (known->tag != 0 && known->tag == valid_tag(base)))) {
+        if (known->base == base && (is_static(base) || (known->tag != 0 && known->tag == class_slots_tag(base)))) {
             return known->model;
         }
     }
@@ -202,7 +291,7 @@ remember(struct classes *all, const PyTypeObject *type)
     PyTypeObject *base = type->tp_base;
     if (!is_static(base)) {
         (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag, if it can have one */
-        if (valid_tag(base) == 0) {
+        if (class_slots_tag(base) == 0) {
             return;
         }
     }
@@ -221,7 +310,7 @@ remember(struct classes *all, const PyTypeObject *type)
         free(known->model);
     }
     memcpy(model, type, sizeof(*model));
-    *known = (struct class_model){.base = base, .model = model, .tag = valid_tag(base)};
+    *known = (struct class_model){.base = base, .model = model, .tag = class_slots_tag(base)};
 }
 
 void
@@ -229,6 +318,9 @@ class_slots_clear(struct classes *all)
 {
     while (all->model_count > 0) {
         free(all->models[--all->model_count].model);
+    }
+    for (int i = 0; i < CLASS_NAMES; i++) {
+        Py_CLEAR(all->names[i].name); /* strings: they need no traversal */
     }
 }
 
@@ -301,9 +393,9 @@ class_slots_of_program(PyObject *value)
 
 /* Sets the slots of a special method of the program's. */
 static void
-set_slots(const struct classes *all, PyTypeObject *type, PyObject *name, PyObject *method)
+set_slots(struct classes *all, PyTypeObject *type, PyObject *name, PyObject *method)
 {
-    for (int i = first_slot(name) + 1; i != 0; i = next_slot[i - 1]) {
+    for (int i = class_slots_name(all, name) + 1; i != 0; i = next_slot[i - 1]) {
         size_t offset = special_slots[i - 1].offset;
         if (offset == offsetof(PyHeapTypeObject, ht_type.tp_hash) && method == Py_None) {
             type->tp_hash = PyObject_HashNotImplemented;
@@ -316,7 +408,7 @@ set_slots(const struct classes *all, PyTypeObject *type, PyObject *name, PyObjec
 
 /* Of all special methods in the class's own dictionary; and of __hash__ = None, which PyType_Ready puts beside an __eq__. */
 static bool
-set_own_slots(const struct classes *all, PyTypeObject *type, const struct class_specials *own)
+set_own_slots(struct classes *all, PyTypeObject *type, const struct class_specials *own)
 {
     for (int i = 0; i <= own->count; i++) {
         PyObject *name = i < own->count ? own->names[i] : all->strings.hash;
@@ -407,7 +499,7 @@ set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
     if (known != 0) {
         return known > 0;
     }
-    size_t first = (size_t)first_slot(name);
+    size_t first = (size_t)class_slots_name(all, name);
     PyObject *method = find_method(type->tp_mro, 1, name);
     PyObject *base_method = PyErr_Occurred() ? NULL : find_method(type->tp_base->tp_mro, 0, name);
     if (method == NULL || PyErr_Occurred()) {
@@ -440,7 +532,7 @@ set_slots_of_others(struct classes *all, PyTypeObject *type)
         attributes = attributes_of(other);
         for (Py_ssize_t at = 0; attributes != NULL && PyDict_Next(attributes, &at, &name, &value);) {
             if (!PyUnicode_CheckExact(name)
-                || (class_slots_is_special(name)
+                || (class_slots_name(all, name) >= 0
                     && (class_slots_set_by_metatype(Py_TYPE(type), name) || !set_inherited_slots(all, type, name)))) {
                 return false;
             }
@@ -454,7 +546,7 @@ set_slots_of_others(struct classes *all, PyTypeObject *type)
 /* What is found of each special method, at the index of its first slot; borrowed, NULL: nothing. False with an exception, or
    without one: a namespace has other keys than strings, which may pass for them. */
 static bool
-find_all(PyTypeObject *type, PyObject **found)
+find_all(struct classes *all, PyTypeObject *type, PyObject **found)
 {
     memset(found, 0, SPECIAL_SLOTS * sizeof(*found));
     for (Py_ssize_t i = PyTuple_GET_SIZE(type->tp_mro); --i >= 0;) {
@@ -466,7 +558,7 @@ find_all(PyTypeObject *type, PyObject **found)
             if (!PyUnicode_CheckExact(name)) {
                 return false;
             }
-            int first = first_slot(name);
+            int first = class_slots_name(all, name);
             if (first >= 0) {
                 found[first] = value;
             }
@@ -556,7 +648,7 @@ static bool
 decide_slots(struct classes *all, PyTypeObject *type)
 {
     PyObject *found[SPECIAL_SLOTS];
-    if (!find_all(type, found)) {
+    if (!find_all(all, type, found)) {
         return false;
     }
     for (size_t i = 0; i < SPECIAL_SLOTS;) {

@@ -32,21 +32,32 @@ struct class_specials {
     bool all_of_program; /* none is the interpreter's */
 };
 
-/* Once, before anything else. */
-void class_slots_prepare(void);
+/* Once, before anything else. False with an exception. */
+bool class_slots_prepare(struct classes *all);
 
-static inline bool
-class_slots_is_dunder(PyObject *name)
+/* What a name in a class's namespace means. */
+enum {
+    CLASS_NAME_OTHER = -1,
+    CLASS_NAME_SLOTS = -2,
+    CLASS_NAME_QUALNAME = -3,
+    CLASS_NAME_CELL = -4,
+    CLASS_NAME_DICTIONARY_CELL = -5,
+    CLASS_NAME_INIT_SUBCLASS = -6,
+    CLASS_NAME_CLASS_GETITEM = -7,
+};
+
+/* One of these; or, 0 or more, that it is the name of a special method that stands for a slot. */
+int class_slots_name(struct classes *all, PyObject *name);
+
+/* Is it the name `__new__`? */
+bool class_slots_is_new(int meaning);
+
+/* The version tag of a type; 0: it has none. Every change of a type gives it another one, and no two have the same. */
+static inline unsigned int
+class_slots_tag(const PyTypeObject *type)
 {
-    if (!PyUnicode_IS_COMPACT_ASCII(name) || PyUnicode_GET_LENGTH(name) < 6) {
-        return false;
-    }
-    const char *text = PyUnicode_DATA(name);
-    return text[0] == '_' && text[1] == '_' && text[PyUnicode_GET_LENGTH(name) - 1] == '_';
+    return !CLASSES_TAGS_ARE_FLAGGED || type->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG ? type->tp_version_tag : 0;
 }
-
-/* Is it the name of a special method that stands for a slot? */
-bool class_slots_is_special(PyObject *name);
 
 /* Would update_one_slot treat this value of a special method as the program's, whatever its name and class? */
 bool class_slots_of_program(PyObject *value);
@@ -63,7 +74,7 @@ bool class_slots_by_class_statement(const struct classes *all, const PyTypeObjec
 /* Gives a class that PyType_Ready has made ready its slots. False with an exception, or without one: they can't be told. */
 bool class_slots_give(struct classes *all, PyTypeObject *type, const struct class_specials *own);
 
-/* Forgets all models. */
+/* Forgets all models and names. */
 void class_slots_clear(struct classes *all);
 
 #endif

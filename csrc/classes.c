@@ -31,6 +31,7 @@ struct request {
     PyObject *members; /* what becomes of these, sorted; owned; NULL: no __slots__ */
     bool adds_dictionary, adds_references; /* instances get a dictionary, weak references */
     bool told; /* attributes that want to be told their name */
+    bool wraps; /* methods that become static or class methods */
     struct class_specials own;
 };
 
@@ -75,41 +76,60 @@ take_slots(struct request *request)
     return request->members != NULL;
 }
 
+/* Does an attribute of this type want to be told its name (type_new_set_names)? */
 static bool
-namespace_is_ordinary(const struct classes *all, struct request *request)
+wants_name(struct classes *all, PyTypeObject *type)
 {
-    const struct class_strings *names = &all->strings;
+    struct class_type *known = &all->silent[((uintptr_t)type >> 4) % CLASS_TYPES];
+    unsigned int tag = class_slots_tag(type);
+    if (known->type == type && known->tag == tag && tag != 0) {
+        return false;
+    }
+    bool wants = _PyType_Lookup(type, all->strings.set_name) != NULL;
+    if (!wants) {
+        *known = (struct class_type){.type = type, .tag = class_slots_tag(type)};
+    }
+    return wants;
+}
+
+static bool
+namespace_is_ordinary(struct classes *all, struct request *request)
+{
     PyObject *name, *value;
     for (Py_ssize_t at = 0; PyDict_Next(request->namespace, &at, &name, &value);) {
         if (!PyUnicode_CheckExact(name)) {
             return false;
         }
-        if (!PyFunction_Check(value) && _PyType_Lookup(Py_TYPE(value), names->set_name) != NULL) {
-            request->told = true;
-        }
-        if (!class_slots_is_dunder(name)) {
-            continue;
-        }
-        if (class_slots_is_special(name)) {
+        request->told = request->told || (!PyFunction_Check(value) && wants_name(all, Py_TYPE(value)));
+        int meaning = class_slots_name(all, name);
+        switch (meaning) {
+        case CLASS_NAME_OTHER:
+            break;
+        case CLASS_NAME_SLOTS:
+            request->declared = value;
+            break;
+        case CLASS_NAME_QUALNAME:
+            if (!PyUnicode_CheckExact(value)) {
+                return false;
+            }
+            break;
+        case CLASS_NAME_CELL:
+        case CLASS_NAME_DICTIONARY_CELL:
+            if (!PyCell_Check(value)) {
+                return false;
+            }
+            break;
+        case CLASS_NAME_INIT_SUBCLASS:
+        case CLASS_NAME_CLASS_GETITEM:
+            request->wraps = true;
+            break;
+        default:
             if (request->own.count == CLASS_SPECIALS || class_slots_set_by_metatype(request->metatype, name)) {
                 return false;
             }
             request->own.names[request->own.count++] = name;
             request->own.all_of_program &= class_slots_of_program(value);
-        }
-        else if (PyUnicode_Compare(name, names->slots) == 0) {
-            request->declared = value;
-        }
-        else if (PyUnicode_Compare(name, names->qualname) == 0) {
-            if (!PyUnicode_CheckExact(value)) {
-                return false;
-            }
-        }
-        else if (
-            (PyUnicode_Compare(name, names->classcell) == 0
-             || (CLASSES_DICTIONARY_CELL && PyUnicode_Compare(name, names->classdictcell) == 0))
-            && !PyCell_Check(value)) {
-            return false;
+            request->wraps = request->wraps || class_slots_is_new(meaning);
         }
     }
     return true;
@@ -200,7 +220,7 @@ bases_are_ordinary(const struct classes *all, struct request *request)
 /* Is it a case for us, as far as can be told before the method resolution order is known? May leave an exception, of no
    memory. */
 static bool
-is_ordinary(const struct classes *all, struct request *request)
+is_ordinary(struct classes *all, struct request *request)
 {
     PyTypeObject *metatype = request->metatype;
     return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
@@ -457,8 +477,10 @@ make_class(struct classes *all, struct request *request, PyObject *keywords)
         return NULL;
     }
     if (!set_names_of_class(all, type) || !set_documentation(all, type)
-        || !wrap_method(type, names->new, PyStaticMethod_New) || !wrap_method(type, names->init_subclass, PyClassMethod_New)
-        || !wrap_method(type, names->class_getitem, PyClassMethod_New)
+        || (request->wraps
+            && (!wrap_method(type, names->new, PyStaticMethod_New)
+                || !wrap_method(type, names->init_subclass, PyClassMethod_New)
+                || !wrap_method(type, names->class_getitem, PyClassMethod_New)))
         || !fill_cell(type, names->classcell, (PyObject *)type)
         || (CLASSES_DICTIONARY_CELL && !fill_cell(type, names->classdictcell, type->tp_dict)) || PyType_Ready(type) < 0) {
         Py_DECREF(type);
@@ -700,8 +722,7 @@ classes_install(loader_state *state)
         return; /* metaclasses of other interpreters have it already, or would be left behind */
     }
     plain_new = PyType_Type.tp_new;
-    class_slots_prepare();
-    all->plain_mro = take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
+    all->plain_mro = class_slots_prepare(all) && take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
     if (all->plain_mro != NULL && take_models(all) && replace_in(&PyType_Type)) {
         serving = state;
     }

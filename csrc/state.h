@@ -117,9 +117,25 @@ struct class_model {
     unsigned int tag; /* the base's version tag then; of static types it doesn't matter */
 };
 
+#define CLASS_NAMES 256 /* twice as many as there are */
+#define CLASS_TYPES 32
+
+struct class_name {
+    PyObject *name; /* owned, interned */
+    int meaning; /* class_slots_name */
+};
+
+/* A type that has no __set_name__, while it has this version tag. */
+struct class_type {
+    const PyTypeObject *type; /* compared only */
+    unsigned int tag;
+};
+
 /* classes.c: what new classes are made after; objects owned. */
 struct classes {
     bool tried;
+    struct class_name names[CLASS_NAMES]; /* known by their address */
+    struct class_type silent[CLASS_TYPES];
     PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
     PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
     PyGetSetDef *dictionary_getset, *references_getset; /* the interpreter's, of classes that add only one of the two */
