@@ -866,6 +866,34 @@ is_listed_nowhere(loader_state *state, const struct search *search, PyObject *ca
     return true;
 }
 
+/* Have all FileFinders of a path the methods of their class only? They would have been called. */
+static bool
+have_methods_of_class(loader_state *state, PyObject *cache, PyObject *path)
+{
+    PyObject *const names[] = {state->strings.fill_cache, state->strings.get_spec};
+    bool all = PyList_CheckExact(path) || PyTuple_CheckExact(path);
+    for (Py_ssize_t i = 0; all && i < PySequence_Fast_GET_SIZE(path); i++) {
+        PyObject *entry = PySequence_Fast_GET_ITEM(path, i), *finder = NULL;
+        if (!PyUnicode_CheckExact(entry)) {
+            all = false;
+        }
+        else if (PyUnicode_GET_LENGTH(entry) > 0) {
+            finder = PyDict_GetItemWithError(cache, entry);
+        }
+        else if (state->current_directory > 0) {
+            finder = state->entries[state->current_directory - 1].finder;
+        }
+        for (size_t j = 0; all && finder != Py_None && j < sizeof(names) / sizeof(names[0]); j++) {
+            PyObject *method = finder == NULL ? NULL : PyObject_GetAttr(finder, names[j]);
+            all = method != NULL && PyMethod_Check(method)
+                  && PyMethod_GET_FUNCTION(method) == _PyType_Lookup(Py_TYPE(finder), names[j]);
+            Py_XDECREF(method);
+        }
+    }
+    PyErr_Clear();
+    return all;
+}
+
 /* The namespace package of all portions, as at the end of PathFinder.find_spec. */
 static PyObject *
 namespace_spec(loader_state *state, const struct search *search, PyObject *portions)
@@ -898,6 +926,9 @@ search_path(loader_state *state, struct search *search, PyObject *cache, PyObjec
         }
         else if (PyUnicode_Check(entry)) {
             answer = ANSWER_DECLINE; /* a subclass may compare as it likes */
+        }
+        else {
+            search->asked = true; /* PathFinder passes over it, unless it says that it is a str */
         }
         Py_DECREF(entry);
         if (answer == ANSWER_DECLINE) {
@@ -1001,14 +1032,15 @@ find(
     Py_INCREF(path);
     Py_INCREF(cache);
     PyObject *spec = search_path(state, &search, cache, path);
+    if (absent != NULL) {
+        *absent = spec == Py_None && !search.asked && !state->session->settings.trust
+                  && have_methods_of_class(state, cache, path);
+    }
     Py_DECREF(cache);
     Py_DECREF(path);
     if (spec == Py_None && for_site && !search.asked) {
         Py_DECREF(spec);
         return raise_not_found(search.full_name);
-    }
-    if (absent != NULL) {
-        *absent = spec == Py_None && !search.asked && !state->session->settings.trust;
     }
     return spec;
 }

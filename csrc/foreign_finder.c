@@ -75,7 +75,7 @@ is_known_code(PyCodeObject *code)
            && has_bytecode(code, FIND_SPEC_CHECKSUM);
 }
 
-/* The builtin of that name, as a function finds it, if it is the interpreter's. */
+/* Is what a function finds under the name of a builtin the interpreter's? */
 static bool
 is_plain_builtin(PyObject *function, const char *name)
 {
@@ -83,9 +83,10 @@ is_plain_builtin(PyObject *function, const char *name)
     if (!PyDict_CheckExact(globals) || !PyDict_CheckExact(builtins) || PyDict_GetItemString(globals, name) != NULL) {
         return false;
     }
-    PyObject *found = PyDict_GetItemString(builtins, name), *module = PyImport_AddModule("builtins");
-    return found != NULL && PyCFunction_CheckExact(found) && strcmp(((PyCFunctionObject *)found)->m_ml->ml_name, name) == 0
-           && PyCFunction_GET_SELF(found) == module;
+    PyObject *found = PyDict_GetItemString(builtins, name);
+    PyObject *module = found == NULL || !PyCFunction_CheckExact(found) ? NULL : PyCFunction_GET_SELF(found);
+    return module != NULL && PyModule_CheckExact(module) && PyModule_GetDict(module) == builtins
+           && strcmp(((PyCFunctionObject *)found)->m_ml->ml_name, name) == 0;
 }
 
 /* The find_spec of a finder, if that is a plain function of its class, found in the ordinary way; borrowed. */

@@ -24,6 +24,8 @@ static const struct {
     {GUARDED_FILE_FINDER, "_get_spec", true},
     {GUARDED_FILE_FINDER, "_fill_cache", true},
     {GUARDED_FILE_FINDER, "path_hook", true},
+    {GUARDED_FILE_FINDER, "__getattribute__", false},
+    {GUARDED_FILE_FINDER, "__getattr__", false},
     {GUARDED_FILE_LOADER, "__init__", true},
     {GUARDED_FILE_LOADER, "get_filename", true},
     {GUARDED_FILE_LOADER, "get_data", true},

@@ -271,6 +271,8 @@ intern_strings(loader_state *state)
         {&state->strings.cached, "_cached"},
         {&state->strings.locations, "submodule_search_locations"},
         {&state->strings.find_spec, "find_spec"},
+        {&state->strings.fill_cache, "_fill_cache"},
+        {&state->strings.get_spec, "_get_spec"},
         {&state->strings.get_code, "get_code"},
         {&state->strings.cache_tag, "cache_tag"},
         {&state->strings.path_cache, "_path_cache"},
@@ -807,6 +809,8 @@ static PyMethodDef methods[] = {
     DO((state)->strings.cached);                                                                                       \
     DO((state)->strings.locations);                                                                                    \
     DO((state)->strings.find_spec);                                                                                    \
+    DO((state)->strings.fill_cache);                                                                                   \
+    DO((state)->strings.get_spec);                                                                                     \
     DO((state)->strings.get_code);                                                                                     \
     DO((state)->strings.cache_tag);                                                                                    \
     DO((state)->strings.path_cache);                                                                                   \

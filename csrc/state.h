@@ -60,7 +60,7 @@ struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
         *get_code, *cache_tag, *path_cache, *path_mtime, *re, *loader_state, *uninitialized_submodules, *pycache_prefix,
         *implementation, *meta_path, *modules, *path_hooks, *path_importer_cache,
-        *standard_output, *standard_error;
+        *standard_output, *standard_error, *fill_cache, *get_spec;
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
