@@ -8,7 +8,8 @@
    - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever waits
      for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it;
    - _init_module_attrs: 2 to 6, mostly for exceptions about attributes that a new module can't have yet;
-   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no;
+   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no; 10 where setuptools' finder stands in front
+     (foreign_finder.h); and 100 for a module that nobody has, which PathFinder looks for a second time;
    - _handle_fromlist: 1, for each statement "from package import name", mostly to see that the name is there.
    Each handles the ordinary case, of a module that ours is the loader of, and calls what it replaced for anything else.
    While something looks on (import_is_observed), or something that importlib calls was replaced (importlib_is_untouched), all
