@@ -353,7 +353,9 @@ learn_entry(loader_state *state, PyObject *finder)
     }
     PyObject *finder_path = PyObject_GetAttr(finder, state->strings.path);
     PyObject *loaders = finder_path == NULL ? NULL : PyObject_GetAttr(finder, state->strings.loaders);
-    int standard = loaders == NULL ? -1 : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
+    int standard = loaders == NULL               ? -1
+                   : !PyList_CheckExact(loaders) ? 0
+                                                 : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
     PyObject *items = standard < 0 ? NULL : standard ? PyList_AsTuple(loaders) : PyTuple_New(0);
     PyObject *index = items == NULL ? NULL : PyLong_FromSize_t(state->entry_count);
     if (index == NULL || PyDict_SetItem(state->entry_index, finder, index) != 0) {
