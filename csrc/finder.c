@@ -337,9 +337,9 @@ answer_from_listing(
 
 /* ---- path entries ---- */
 
-/* Learns what a FileFinder's directory is in the image. Returns the entry; NULL: exception. */
+/* A new, empty entry; NULL: exception. Entries before may have moved. */
 static struct path_entry *
-learn_entry(loader_state *state, PyObject *finder)
+add_entry(loader_state *state)
 {
     if (state->entry_count == state->entry_capacity) {
         size_t capacity = state->entry_capacity ? 2 * state->entry_capacity : 64;
@@ -351,27 +351,40 @@ learn_entry(loader_state *state, PyObject *finder)
         state->entries = grown;
         state->entry_capacity = capacity;
     }
+    struct path_entry *entry = &state->entries[state->entry_count++];
+    memset(entry, 0, sizeof(*entry));
+    return entry;
+}
+
+/* Learns what a FileFinder's directory is in the image. Returns the entry; NULL: exception. */
+static struct path_entry *
+learn_entry(loader_state *state, PyObject *finder)
+{
     PyObject *finder_path = PyObject_GetAttr(finder, state->strings.path);
     PyObject *loaders = finder_path == NULL ? NULL : PyObject_GetAttr(finder, state->strings.loaders);
     int standard = loaders == NULL               ? -1
                    : !PyList_CheckExact(loaders) ? 0
                                                  : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
     PyObject *items = standard < 0 ? NULL : standard ? PyList_AsTuple(loaders) : PyTuple_New(0);
-    PyObject *index = items == NULL ? NULL : PyLong_FromSize_t(state->entry_count);
-    if (index == NULL || PyDict_SetItem(state->entry_index, finder, index) != 0) {
-        Py_XDECREF(index);
+    struct path_entry *entry = items == NULL ? NULL : add_entry(state); /* what came before may have imported, too */
+    if (entry == NULL) {
         Py_XDECREF(items);
         Py_XDECREF(loaders);
         Py_XDECREF(finder_path);
         return NULL;
     }
-    Py_DECREF(index);
-    struct path_entry *entry = &state->entries[state->entry_count++];
-    memset(entry, 0, sizeof(*entry));
+    size_t at = (size_t)(entry - state->entries);
     entry->finder = Py_NewRef(finder);
     entry->finder_path = finder_path;
     entry->loaders = loaders;
     entry->loader_items = items;
+    PyObject *index = PyLong_FromSize_t(at);
+    if (index == NULL || PyDict_SetItem(state->entry_index, finder, index) != 0) {
+        Py_XDECREF(index);
+        return NULL;
+    }
+    Py_DECREF(index);
+    entry = &state->entries[at];
     if (standard == 0 || !PyUnicode_CheckExact(finder_path)) {
         return entry;
     }
@@ -567,10 +580,13 @@ may_be_asked(loader_state *state, PyObject *finder)
     PyObject *index = (PyObject *)Py_TYPE(finder) != state->file_finder
                           ? NULL
                           : PyDict_GetItemWithError(state->entry_index, finder);
-    const struct path_entry *entry = index == NULL ? NULL : &state->entries[PyLong_AsSize_t(index)];
     PyErr_Clear();
-    return entry != NULL && PyTuple_GET_SIZE(entry->loader_items) > 0 && PyUnicode_CheckExact(entry->finder_path)
-           && finder_is_unchanged(state, entry);
+    if (index == NULL) {
+        return false;
+    }
+    const struct path_entry entry = state->entries[PyLong_AsSize_t(index)]; /* a copy: the array may move */
+    return PyTuple_GET_SIZE(entry.loader_items) > 0 && PyUnicode_CheckExact(entry.finder_path)
+           && finder_is_unchanged(state, &entry);
 }
 
 /* Asks an entry's own finder, and reads its spec as PathFinder._get_spec does. */
@@ -858,10 +874,10 @@ is_listed_nowhere(loader_state *state, const struct search *search, PyObject *ca
             PyErr_Clear();
             return false;
         }
-        const struct path_entry *entry = &state->entries[PyLong_AsSize_t(index)];
-        if (entry->listing == NULL || !entry->proved
-            || listing_find(entry->listing, search->tail, search->tail_bytes, search->hash) != NULL
-            || !finder_is_unchanged(state, entry)) {
+        const struct path_entry entry = state->entries[PyLong_AsSize_t(index)]; /* a copy: the array may move */
+        if (entry.listing == NULL || !entry.proved
+            || listing_find(entry.listing, search->tail, search->tail_bytes, search->hash) != NULL
+            || !finder_is_unchanged(state, &entry)) {
             return false;
         }
     }
@@ -911,6 +927,16 @@ namespace_spec(loader_state *state, const struct search *search, PyObject *porti
     return spec;
 }
 
+/* Does PathFinder pass over an entry, since it isn't a str: not by its type, and not by saying so? */
+static bool
+is_no_string(loader_state *state, PyObject *entry)
+{
+    PyTypeObject *type = Py_TYPE(entry);
+    return !PyUnicode_Check(entry) && type->tp_getattro == PyObject_GenericGetAttr
+           && _PyType_Lookup(type, state->strings.dunder_class)
+                  == _PyType_Lookup(&PyBaseObject_Type, state->strings.dunder_class);
+}
+
 static PyObject *
 search_path(loader_state *state, struct search *search, PyObject *cache, PyObject *path)
 {
@@ -926,11 +952,8 @@ search_path(loader_state *state, struct search *search, PyObject *cache, PyObjec
         if (PyUnicode_CheckExact(entry)) {
             answer = search_entry(state, search, cache, entry, &result);
         }
-        else if (PyUnicode_Check(entry)) {
+        else if (!is_no_string(state, entry)) {
             answer = ANSWER_DECLINE; /* a subclass may compare as it likes */
-        }
-        else {
-            search->asked = true; /* PathFinder passes over it, unless it says that it is a str */
         }
         Py_DECREF(entry);
         if (answer == ANSWER_DECLINE) {

@@ -5,74 +5,122 @@
 #include "checksum.h"
 #include "native_layout.h"
 
-/* Checksums of the bytecode of DistutilsMetaFinder.find_spec and of the lambda in it, as PyCode_GetCode has them: without
-   what the interpreter specialised. By minor release: the bytecode of one doesn't change (Lib/importlib/
-   _bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py compares them with setuptools'. */
-#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
-#define FIND_SPEC_CHECKSUM UINT64_C(0xaa8941f4a78d0f86)
-#define LAMBDA_CHECKSUM UINT64_C(0x13af3e1a56d1cd58)
-#elif PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030d0000
-#define FIND_SPEC_CHECKSUM UINT64_C(0x84f9c5d8efb95379)
-#define LAMBDA_CHECKSUM UINT64_C(0xb5cb57bf715622d9)
-#elif PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000
-#define FIND_SPEC_CHECKSUM UINT64_C(0xf9c42b87e74acc63)
-#define LAMBDA_CHECKSUM UINT64_C(0xae88b2215db48106)
+/* Whose find_spec it is. */
+enum finder_kind {
+    FINDER_UNKNOWN,
+    FINDER_OF_SETUPTOOLS, /* _distutils_hack.DistutilsMetaFinder */
+    FINDER_OF_VIRTUALENV, /* _virtualenv._Finder */
+};
+
+/* Fingerprints of their code objects (take_fingerprint), of 3.11, 3.12 and 3.13: the bytecode of a minor release doesn't
+   change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of. */
+static const struct {
+    enum finder_kind kind;
+    uint64_t fingerprints[3];
+} known_code[] = {
+    {FINDER_OF_SETUPTOOLS, /* setuptools 60 to 84 */
+     {UINT64_C(0xa2202ce9b2500a68), UINT64_C(0x6f82dc3d46a91a0d), UINT64_C(0x9918e2572c35f818)}},
+    {FINDER_OF_VIRTUALENV, /* virtualenv 20.26 to 20.34 */
+     {UINT64_C(0xb5d4999566ec9183), UINT64_C(0x4e0303194ee0db78), UINT64_C(0x7e05681d0caa94aa)}},
+    {FINDER_OF_VIRTUALENV, /* virtualenv 20.35 to 21.2; uv */
+     {UINT64_C(0x64a2cb87431e4bb2), UINT64_C(0xab647aa49e593dab), UINT64_C(0xb18498dc382e0c4e)}},
+};
+
+#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
+#define FOREIGN_FINDERS_KNOWN 1
+#define THIS_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
+#else
+#define FOREIGN_FINDERS_KNOWN 0
 #endif
 
-#ifdef FIND_SPEC_CHECKSUM
+#if FOREIGN_FINDERS_KNOWN
 
-#define FIND_SPEC_LOCALS 6
-
-static bool
-is_text(PyObject *object, const char *text)
+/* Adds bytes to a fingerprint, at whose end their number keeps them apart from the next ones. */
+static void
+add_bytes(uint64_t *fingerprint, const void *bytes, size_t size)
 {
-    return PyUnicode_CheckExact(object) && PyUnicode_CompareWithASCIIString(object, text) == 0;
+    const uint64_t parts[] = {*fingerprint, pycds_checksum(bytes, size), size};
+    *fingerprint = pycds_checksum(parts, sizeof(parts));
 }
 
 static bool
-has_bytecode(PyCodeObject *code, uint64_t checksum)
+add_text(uint64_t *fingerprint, PyObject *text)
 {
+    Py_ssize_t size;
+    const char *bytes = PyUnicode_CheckExact(text) ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
+    if (bytes != NULL) {
+        add_bytes(fingerprint, bytes, (size_t)size);
+    }
+    return bytes != NULL;
+}
+
+static bool take_fingerprint(uint64_t *fingerprint, PyCodeObject *code);
+
+/* False for a constant of another kind than these functions have. */
+static bool
+add_constant(uint64_t *fingerprint, PyObject *constant)
+{
+    if (PyUnicode_CheckExact(constant)) {
+        add_bytes(fingerprint, "text", 4);
+        return add_text(fingerprint, constant);
+    }
+    if (PyCode_Check(constant)) {
+        add_bytes(fingerprint, "code", 4);
+        return take_fingerprint(fingerprint, (PyCodeObject *)constant);
+    }
+    if (PyTuple_CheckExact(constant)) {
+        add_bytes(fingerprint, "tuple", 5);
+        bool added = true;
+        for (Py_ssize_t i = 0; added && i < PyTuple_GET_SIZE(constant); i++) {
+            added = add_constant(fingerprint, PyTuple_GET_ITEM(constant, i));
+        }
+        add_bytes(fingerprint, "end", 3);
+        return added;
+    }
+    const char *name = constant == Py_None    ? "None"
+                       : constant == Py_True  ? "True"
+                       : constant == Py_False ? "False"
+                                              : NULL;
+    if (name != NULL) {
+        add_bytes(fingerprint, name, strlen(name));
+        return true;
+    }
+    long number = PyLong_CheckExact(constant) ? PyLong_AsLong(constant) : -1;
+    add_bytes(fingerprint, &number, sizeof(number));
+    return number >= 0;
+}
+
+/* Adds all that decides what a code object does: bytecode as PyCode_GetCode has it, without what the interpreter
+   specialised; constants, names, and how arguments come to it. */
+static bool
+take_fingerprint(uint64_t *fingerprint, PyCodeObject *code)
+{
+    const int numbers[] = {
+        code->co_argcount, code->co_posonlyargcount, code->co_kwonlyargcount,
+        code->co_flags & (CO_VARARGS | CO_VARKEYWORDS | CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)};
     PyObject *bytecode = PyCode_GetCode(code);
-    bool same = bytecode != NULL
-                && pycds_checksum(PyBytes_AS_STRING(bytecode), (size_t)PyBytes_GET_SIZE(bytecode)) == checksum;
-    Py_XDECREF(bytecode);
-    return same;
-}
-
-/* Is it `lambda: None`? */
-static bool
-is_lambda_of_none(PyObject *object)
-{
-    PyCodeObject *code = (PyCodeObject *)object;
-    return PyCode_Check(object) && code->co_argcount == 0 && code->co_kwonlyargcount == 0
-           && !(code->co_flags & (CO_VARARGS | CO_VARKEYWORDS)) && PyTuple_GET_SIZE(code->co_consts) == 1
-           && PyTuple_GET_ITEM(code->co_consts, 0) == Py_None && has_bytecode(code, LAMBDA_CHECKSUM);
-}
-
-/* Is it the code that the comment in the header tells of? */
-static bool
-is_known_code(PyCodeObject *code)
-{
-    static const char *const names[] = {"startswith", "format", "locals", "getattr"};
-    static const Py_ssize_t name_count = sizeof(names) / sizeof(names[0]);
-    PyObject *constants = code->co_consts;
-    if (code->co_argcount != 4 || code->co_posonlyargcount != 0 || code->co_kwonlyargcount != 0
-        || code->co_flags != (CO_OPTIMIZED | CO_NEWLOCALS) || code->co_nlocalsplus != FIND_SPEC_LOCALS
-        || PyBytes_GET_SIZE(code->co_exceptiontable) != 0 || PyTuple_GET_SIZE(code->co_names) != name_count
-        || PyTuple_GET_SIZE(constants) != 5) {
+    if (bytecode == NULL) {
         return false;
     }
-    for (Py_ssize_t i = 0; i < name_count; i++) {
-        if (!is_text(PyTuple_GET_ITEM(code->co_names, i), names[i])) {
-            return false;
+    add_bytes(fingerprint, PyBytes_AS_STRING(bytecode), (size_t)PyBytes_GET_SIZE(bytecode));
+    Py_DECREF(bytecode);
+    add_bytes(fingerprint, PyBytes_AS_STRING(code->co_exceptiontable), (size_t)PyBytes_GET_SIZE(code->co_exceptiontable));
+    add_bytes(fingerprint, numbers, sizeof(numbers));
+    return add_constant(fingerprint, code->co_consts) && add_constant(fingerprint, code->co_names)
+           && add_constant(fingerprint, code->co_localsplusnames);
+}
+
+static enum finder_kind
+kind_of(PyCodeObject *code)
+{
+    uint64_t fingerprint = 0;
+    bool taken = PyTuple_GET_SIZE(code->co_names) < 64 && take_fingerprint(&fingerprint, code);
+    for (size_t i = 0; taken && i < sizeof(known_code) / sizeof(known_code[0]); i++) {
+        if (known_code[i].fingerprints[THIS_RELEASE] == fingerprint) {
+            return known_code[i].kind;
         }
     }
-    /* {fullname} is the second argument */
-    return is_text(PyTuple_GET_ITEM(code->co_localsplusnames, 1), "fullname") && PyTuple_GET_ITEM(constants, 0) == Py_None
-           && is_text(PyTuple_GET_ITEM(constants, 1), "test.") && is_text(PyTuple_GET_ITEM(constants, 2), "spec_for_{fullname}")
-           && is_lambda_of_none(PyTuple_GET_ITEM(constants, 3))
-           && PyTuple_CheckExact(PyTuple_GET_ITEM(constants, 4)) && PyTuple_GET_SIZE(PyTuple_GET_ITEM(constants, 4)) == 0
-           && has_bytecode(code, FIND_SPEC_CHECKSUM);
+    return FINDER_UNKNOWN;
 }
 
 /* Is what a function finds under the name of a builtin the interpreter's? */
@@ -130,18 +178,47 @@ starts_with_test(PyObject *name)
     return true;
 }
 
+/* None for all but top-level modules and those of `test`; for these, what the attribute spec_for_NAME says, if there is
+   one. */
+static bool
+declines_as_of_setuptools(PyObject *finder, PyObject *function, PyObject *name, PyObject *path)
+{
+    return (path != Py_None && !starts_with_test(name))
+           || (is_plain_builtin(function, "getattr") && is_plain_builtin(function, "locals")
+               && has_no_method_for(finder, name));
+}
+
+/* None for all names but those in a tuple, a global of its module. */
+static bool
+declines_as_of_virtualenv(PyObject *function, PyObject *name)
+{
+    PyObject *globals = PyFunction_GET_GLOBALS(function);
+    PyObject *names = PyDict_CheckExact(globals) ? PyDict_GetItemString(globals, "_DISTUTILS_PATCH") : NULL;
+    bool declines = names != NULL && PyTuple_CheckExact(names);
+    for (Py_ssize_t i = 0; declines && i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *other = PyTuple_GET_ITEM(names, i);
+        declines = PyUnicode_CheckExact(other) && PyUnicode_Compare(other, name) != 0;
+    }
+    return declines;
+}
+
 bool
 foreign_finder_declines(loader_state *state, PyObject *finder, PyObject *name, PyObject *path)
 {
-    PyObject *function = find_spec_of(state, finder), **known = &state->shortcuts.foreign_code;
+    PyObject *function = find_spec_of(state, finder);
     PyObject *code = function == NULL ? NULL : PyFunction_GET_CODE(function);
-    if (code != NULL && code != *known && is_known_code((PyCodeObject *)code)) {
-        Py_XSETREF(*known, Py_NewRef(code));
+    if (code == NULL || native_code_is_monitored((PyCodeObject *)code)) {
+        return false;
     }
-    bool declines = code != NULL && code == *known
-                    && ((path != Py_None && !starts_with_test(name))
-                        || (is_plain_builtin(function, "getattr") && is_plain_builtin(function, "locals")
-                            && has_no_method_for(finder, name)));
+    struct foreign_code *known = &state->shortcuts.foreign[((uintptr_t)code >> 4) % FOREIGN_CODES];
+    if (known->address != code) {
+        known->address = code;
+        known->kind = kind_of((PyCodeObject *)code);
+        Py_XSETREF(known->code, known->kind != FINDER_UNKNOWN ? Py_NewRef(code) : NULL);
+    }
+    bool declines = known->kind == FINDER_OF_SETUPTOOLS   ? declines_as_of_setuptools(finder, function, name, path)
+                    : known->kind == FINDER_OF_VIRTUALENV ? declines_as_of_virtualenv(function, name)
+                                                          : false;
     PyErr_Clear();
     return declines;
 }

@@ -273,6 +273,7 @@ intern_strings(loader_state *state)
         {&state->strings.find_spec, "find_spec"},
         {&state->strings.fill_cache, "_fill_cache"},
         {&state->strings.get_spec, "_get_spec"},
+        {&state->strings.dunder_class, "__class__"},
         {&state->strings.get_code, "get_code"},
         {&state->strings.cache_tag, "cache_tag"},
         {&state->strings.path_cache, "_path_cache"},
@@ -811,6 +812,7 @@ static PyMethodDef methods[] = {
     DO((state)->strings.find_spec);                                                                                    \
     DO((state)->strings.fill_cache);                                                                                   \
     DO((state)->strings.get_spec);                                                                                     \
+    DO((state)->strings.dunder_class);                                                                                 \
     DO((state)->strings.get_code);                                                                                     \
     DO((state)->strings.cache_tag);                                                                                    \
     DO((state)->strings.path_cache);                                                                                   \

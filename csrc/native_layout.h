@@ -317,6 +317,18 @@ native_optional_attribute(PyObject *object, PyObject *name, PyObject **value)
 #endif
 }
 
+/* Has a tool of sys.monitoring asked for events of this code object? Or of all: then it has been run since. */
+static inline bool
+native_code_is_monitored(const PyCodeObject *code)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    (void)code;
+    return false;
+#else
+    return code->_co_monitoring != NULL; /* Python/instrumentation.c, 3.12 and 3.13: made with the first event */
+#endif
+}
+
 /* ---- what looks on at an import ---- */
 
 /* Is what native_is_observed() reads where it is expected? Cheap; never raises. */

@@ -845,7 +845,10 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.find_frozen);                                                                                \
     DO((state)->shortcuts.acquire_lock);                                                                               \
     DO((state)->shortcuts.release_lock);                                                                               \
-    DO((state)->shortcuts.foreign_code);                                                                               \
+    DO((state)->shortcuts.foreign[0].code);                                                                            \
+    DO((state)->shortcuts.foreign[1].code);                                                                            \
+    DO((state)->shortcuts.foreign[2].code);                                                                            \
+    DO((state)->shortcuts.foreign[3].code);                                                                            \
     DO((state)->shortcuts.spec_type.type);                                                                             \
     DO((state)->shortcuts.finder_types[0].type);                                                                       \
     DO((state)->shortcuts.finder_types[1].type);                                                                       \

@@ -60,7 +60,7 @@ struct interned {
     PyObject *path, *name, *loaders, *origin, *loader, *set_fileattr, *cached, *locations, *find_spec,
         *get_code, *cache_tag, *path_cache, *path_mtime, *re, *loader_state, *uninitialized_submodules, *pycache_prefix,
         *implementation, *meta_path, *modules, *path_hooks, *path_importer_cache,
-        *standard_output, *standard_error, *fill_cache, *get_spec;
+        *standard_output, *standard_error, *fill_cache, *get_spec, *dunder_class;
 };
 
 /* shortcuts.c: what of importlib._bootstrap was replaced, and what its replacements need; all owned. */
@@ -72,6 +72,14 @@ struct shortcut_strings {
 };
 
 #define SHORTCUT_FINDERS 2
+#define FOREIGN_CODES 4
+
+/* foreign_finder.c: the find_spec of a finder of the program's. */
+struct foreign_code {
+    const void *address; /* of its code object; only compared: another one may be there by now, if it isn't a known one */
+    PyObject *code; /* owned; NULL: not a known one */
+    int kind;
+};
 
 struct shortcuts {
     bool tried, installed;
@@ -82,7 +90,7 @@ struct shortcuts {
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
     struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
-    PyObject *foreign_code; /* of a finder of which foreign_finder.c knows what it declines; NULL: none was met */
+    struct foreign_code foreign[FOREIGN_CODES];
     struct shortcut_strings strings;
 };
 

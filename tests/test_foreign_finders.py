@@ -1,4 +1,5 @@
-"""A finder of the program's before ours (csrc/foreign_finder.c): setuptools', which is known, and others, which are asked.
+"""A finder of the program's before ours (csrc/foreign_finder.c): setuptools' and virtualenv's, which are known, and others,
+which are asked.
 
 Programs run without the archive, and twice with it; what they print must be the same.
 """
@@ -136,6 +137,61 @@ PROGRAMS = {
         sys.meta_path.remove(Last)
         attempt("no_such")
     """,
+    "builtins that were taken out of sys.modules": """
+        plain = sys.modules.pop("builtins")
+        attempt("m4")
+        print("builtins" in sys.modules)
+        import builtins
+        print(builtins is plain, hasattr(builtins, "len"))
+    """,
+    "a path entry that says that it is a string": """
+        class Lie:
+            __class__ = property(lambda self: print("class asked") or str)
+        sys.path.insert(0, Lie())
+        attempt("m4")
+        attempt("no_such")
+    """,
+    "events of its code only": """
+        if hasattr(sys, "monitoring"):
+            monitoring = sys.monitoring
+            monitoring.use_tool_id(3, "test")
+            monitoring.register_callback(3, monitoring.events.PY_START, lambda code, offset: print("started", code.co_name))
+            monitoring.set_local_events(3, kind.find_spec.__code__, monitoring.events.PY_START)
+        attempt("m4")
+        attempt("no_such")
+    """,
+    "path entries that import when they are asked for their path": """
+        from importlib.machinery import FileFinder
+        number, busy = 0, True
+        def more():
+            global number
+            number += 1
+            sys.path.append(f"{sys.path[0]}/none{number}")
+        def path(self):
+            global busy
+            if not busy and self.__dict__["path"] == sys.path[-1]:
+                busy = True
+                more()
+                attempt(f"inner{number}")
+            return self.__dict__["path"]
+        FileFinder.path = property(path, lambda self, value: self.__dict__.__setitem__("path", value))
+        for start in range(70):
+            busy = False
+            more()
+            attempt(f"outer{number}")
+        busy = True
+        del FileFinder.path
+    """,
+    "methods that one FileFinder alone has": """
+        finder = sys.path_importer_cache[sys.path[0]]
+        finder._get_spec = lambda *arguments: print("asked for a spec")
+        attempt("no_such")
+        del finder._get_spec
+        plain = finder._fill_cache
+        finder._fill_cache = lambda: print("asked to fill") or plain()
+        finder._path_mtime = -1
+        attempt("no_such")
+    """,
     "modules that appear and go": """
         import os
         attempt("appears")
@@ -158,11 +214,41 @@ PROGRAMS = {
 }
 
 
+VIRTUALENV = """
+plain = sys.meta_path[:]
+import virtualenv_{release} as virtualenv
+added = [finder for finder in sys.meta_path if finder not in plain]
+if not added:
+    sys.meta_path.insert(0, virtualenv._Finder())
+finder = sys.meta_path.pop(0)
+sys.meta_path.insert(0, finder)
+"""
+
+VIRTUALENV_PROGRAM = """
+virtualenv.patch_dist = lambda module: print("patched", module.__name__)
+for name in ("m4", "pack.two", "no_such", "setuptools.dist", "distutils.dist"):
+    attempt(name)
+virtualenv._DISTUTILS_PATCH = ("m5",)
+attempt("m5")
+virtualenv._DISTUTILS_PATCH = type("Names", (tuple,), {{"__contains__": lambda self, name: print("in", name)}})()
+attempt("pack.one")
+del sys.modules["m3"], virtualenv._DISTUTILS_PATCH
+attempt("m3")
+"""
+
+RELEASES = {"20.34.0": "older", "20.39.1": "newer"}  # of virtualenv
+
+
 @pytest.fixture(scope="session")
 def setuptools(venv: Venv, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with setuptools and what it brings."""
+    """A folder with setuptools and what it brings, and virtualenv's _virtualenv.py of the known kinds."""
     folder = tmp_path_factory.mktemp("setuptools")
     venv.pip("install", "--quiet", "--target", folder, "setuptools>=70")
+    for release, name in RELEASES.items():
+        other = tmp_path_factory.mktemp("virtualenv")
+        venv.pip("install", "--quiet", "--no-deps", "--target", other, f"virtualenv=={release}")
+        text = (other / "virtualenv/create/via_global_ref/_virtualenv.py").read_text()
+        (folder / f"virtualenv_{name}.py").write_text(text)
     age(folder)
     return folder
 
@@ -176,12 +262,13 @@ def prepare(root: Path, setuptools: Path, text: str) -> Path:
 
 
 def test_programs_see_what_plain_python_shows(user: User, tmp_path: Path, setuptools: Path) -> None:
-    programs = {
-        name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(PROGRAMS.items())
+    texts = PROGRAMS | {
+        name: (VIRTUALENV + VIRTUALENV_PROGRAM).format(release=name) for name in RELEASES.values()
     }
+    programs = {name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(texts.items())}
     for program in programs.values():
         user.run(program)
-    user.command("build")
+    user.build()
     differences = []
     for name, program in programs.items():
         plain = user.run(program, plain=True)
@@ -209,16 +296,17 @@ sys.meta_path.insert(0, Unknown())
 
 
 def test_it_is_in_use(user: User, tmp_path: Path, setuptools: Path) -> None:
-    """Neither setuptools' finder nor a name that nobody has sends a look-up to FileFinders; a finder that isn't known does."""
+    """Neither a known finder nor a name that nobody has sends a look-up to FileFinders; a finder that isn't known does."""
     program = prepare(tmp_path / "known", setuptools, BEHIND)
-    other = prepare(tmp_path / "unknown", setuptools, UNKNOWN + BEHIND)
-    user.run(program)
-    user.run(other)
-    user.command("build")
+    others = {name: prepare(tmp_path / name, setuptools, VIRTUALENV.format(release=name) + BEHIND) for name in RELEASES.values()}
+    unknown = prepare(tmp_path / "unknown", setuptools, UNKNOWN + BEHIND)
+    for path in (program, *others.values(), unknown):
+        user.run(path)
+    user.build()
 
     def spared(program: Path, **keywords) -> list[str]:
         return user.run(program, **keywords).stdout.splitlines()[-2:]
 
-    assert spared(program) == ["True", "True"]
+    assert spared(program) == spared(others["older"]) == spared(others["newer"]) == ["True", "True"]
     assert spared(program, env={"PYCDS_SKIP": "importlib"}) == ["False", "False"]
-    assert spared(program, plain=True) == spared(other) == ["False", "False"]
+    assert spared(program, plain=True) == spared(unknown) == ["False", "False"]
