@@ -5,6 +5,15 @@
 #include "checksum.h"
 #include "native_layout.h"
 
+#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
+#define FOREIGN_FINDERS_KNOWN 1
+#define THIS_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
+#else
+#define FOREIGN_FINDERS_KNOWN 0
+#endif
+
+#if FOREIGN_FINDERS_KNOWN
+
 /* Whose find_spec it is. */
 enum finder_kind {
     FINDER_UNKNOWN,
@@ -18,22 +27,13 @@ static const struct {
     enum finder_kind kind;
     uint64_t fingerprints[3];
 } known_code[] = {
-    {FINDER_OF_SETUPTOOLS, /* setuptools 60 to 84 */
+    {FINDER_OF_SETUPTOOLS, /* setuptools 65 to 84 */
      {UINT64_C(0xa2202ce9b2500a68), UINT64_C(0x6f82dc3d46a91a0d), UINT64_C(0x9918e2572c35f818)}},
     {FINDER_OF_VIRTUALENV, /* virtualenv 20.26 to 20.34 */
      {UINT64_C(0xb5d4999566ec9183), UINT64_C(0x4e0303194ee0db78), UINT64_C(0x7e05681d0caa94aa)}},
     {FINDER_OF_VIRTUALENV, /* virtualenv 20.35 to 21.2; uv */
      {UINT64_C(0x64a2cb87431e4bb2), UINT64_C(0xab647aa49e593dab), UINT64_C(0xb18498dc382e0c4e)}},
 };
-
-#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
-#define FOREIGN_FINDERS_KNOWN 1
-#define THIS_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
-#else
-#define FOREIGN_FINDERS_KNOWN 0
-#endif
-
-#if FOREIGN_FINDERS_KNOWN
 
 /* Adds bytes to a fingerprint, at whose end their number keeps them apart from the next ones. */
 static void
