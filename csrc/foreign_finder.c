@@ -5,7 +5,7 @@
 #include "checksum.h"
 #include "native_layout.h"
 
-#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
+#if NATIVE_SUPPORTED && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
 #define FOREIGN_FINDERS_KNOWN 1
 #define THIS_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
 #else
