@@ -24,7 +24,7 @@ It works by itself; these commands look at it and help it along."""
 
 EPILOG = """\
 To switch pycds-auto off for one run, set PYCDS_DISABLE=1 in its environment;
-to remove it, `pip uninstall pycds-auto` (and `clear --all` before, to free the disk)."""
+to remove it, `pip uninstall pycds-auto`, and then the cache folder that `status` shows."""
 
 STATUS_DESCRIPTION = """\
 Says whether imports of this Python come from the archive and if not, why; what is archived,
