@@ -5,13 +5,6 @@
 #include "checksum.h"
 #include "native_layout.h"
 
-#if NATIVE_SUPPORTED && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000
-#define FOREIGN_FINDERS_KNOWN 1
-#define THIS_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
-#else
-#define FOREIGN_FINDERS_KNOWN 0
-#endif
-
 #if FOREIGN_FINDERS_KNOWN
 
 /* Whose find_spec it is. */
@@ -116,7 +109,7 @@ kind_of(PyCodeObject *code)
     uint64_t fingerprint = 0;
     bool taken = PyTuple_GET_SIZE(code->co_names) < 64 && take_fingerprint(&fingerprint, code);
     for (size_t i = 0; taken && i < sizeof(known_code) / sizeof(known_code[0]); i++) {
-        if (known_code[i].fingerprints[THIS_RELEASE] == fingerprint) {
+        if (known_code[i].fingerprints[FOREIGN_FINDER_RELEASE] == fingerprint) {
             return known_code[i].kind;
         }
     }

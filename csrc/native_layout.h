@@ -30,6 +30,14 @@
 /* Are the ways in which exec, eval and compile treat a text the ones that sources.c follows? 3.14: not looked at yet. */
 #define SOURCES_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
 
+/* foreign_finder.c: has it fingerprints of code objects of this release, and in which place of three? */
+#if NATIVE_SUPPORTED && PY_VERSION_HEX < 0x030e0000
+#define FOREIGN_FINDERS_KNOWN 1
+#define FOREIGN_FINDER_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
+#else
+#define FOREIGN_FINDERS_KNOWN 0
+#endif
+
 #if NATIVE_SUPPORTED
 
 /* ---- heads of objects ---- */
