@@ -271,8 +271,9 @@ def choose(python: Path, home: Path, options: argparse.Namespace) -> list[str]:
 
 
 def fits(name: str, pattern: str) -> bool:
+    """Does the pattern choose this test file, by its full name, or without `test.`, or by its folder?"""
     short = name.removeprefix("test.")
-    return fnmatch.fnmatchcase(short, pattern) or fnmatch.fnmatchcase(short.partition(".")[0], pattern)
+    return any(fnmatch.fnmatchcase(form, pattern) for form in (name, short, short.partition(".")[0]))
 
 
 def prepare(root: Path, options: argparse.Namespace) -> list[Side]:

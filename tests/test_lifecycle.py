@@ -461,3 +461,16 @@ def test_two_venvs_do_not_share(user: User, shared_program: Path, tmp_path: Path
 def _packages(python: Path) -> Path:
     (path,) = (python.parent.parent / "lib").glob("python3*/site-packages")
     return path
+
+
+def test_people_are_told_what_comes_next(user: User) -> None:
+    def headline(**keywords) -> str:
+        return user.command("status", **keywords).stdout.splitlines()[0]
+
+    assert "is not active: no image yet" in headline(readonly=True)
+    assert "is ready: what programs import is noted" in headline()
+    wait_for_image(user)
+    assert "is active: imports come from the archive" in headline(readonly=True)
+    user.build()
+    told = user.command("build", "--", "true", quiet=False).stderr  # as would be the program of another environment
+    assert told.startswith(f"Nothing to do: the archive of {user.python.parent.parent} is up to date with ")

@@ -192,7 +192,7 @@ def _fold(state: dict) -> list[str]:
         raise CommandError(str(error)) from None
     finally:
         progress.close()
-    return list(_summary(result))
+    return list(_summary(result, text.printable(state["prefix"] or "this Python")))
 
 
 def _rebuild(state: dict, progress: text.Progress) -> rebuild.Result:
@@ -207,7 +207,7 @@ def _rebuild(state: dict, progress: text.Progress) -> rebuild.Result:
     return rebuild.rebuild(state, wait=True, progress=progress)
 
 
-def _summary(result: rebuild.Result) -> Iterable[str]:
+def _summary(result: rebuild.Result, prefix: str) -> Iterable[str]:
     modules = text.count(result.modules, "module")
     if result.changed:
         size = text.size(os.path.getsize(result.path))
@@ -215,9 +215,10 @@ def _summary(result: rebuild.Result) -> Iterable[str]:
         yield f"Archived {modules} ({change}) in {text.duration(result.seconds)}."
         yield f"{size} in {text.printable(result.path)}"
     elif result.modules:
-        yield f"Nothing to do: the archive is up to date with {modules}."
+        yield f"Nothing to do: the archive of {prefix} is up to date with {modules}."
     else:
-        yield "Nothing to do: nothing has been recorded."
+        # of another Python's programs, say: naming the environment tells
+        yield f"Nothing to do: nothing has been recorded for {prefix}."
     if result.changed and result.left_out:
         yield f"Left out, and imported the ordinary way: {text.count(len(result.left_out), 'module')}."
         for path, reason in list(result.left_out.items())[:LEFT_OUT_SHOWN]:

@@ -13,6 +13,7 @@ ACCELERATIONS = ("re", "source", "gc", "importlib", "classes", "frames", "exit")
 """What PYCDS_SKIP can leave out (csrc/settings.c)."""
 
 LEFT_OUT_SHOWN = 5  # modules named by the text form
+NO_IMAGE = "no image yet"  # also what csrc/session.c says
 STATE_FILE_LIMIT = 16 << 20  # bytes; a longer state.json isn't one of ours
 
 
@@ -50,7 +51,7 @@ def _inspect(state: dict) -> tuple[dict | None, str | None]:
     try:
         return _loader.inspect_image(state["image"], state["identity"]), None
     except FileNotFoundError:
-        return None, "no image yet"
+        return None, NO_IMAGE
     except OSError as error:
         return None, f"the image can't be read: {error.strerror or error}"
     except ValueError as error:
@@ -123,8 +124,7 @@ def _report(findings: _Findings) -> dict:
 def _lines(findings: _Findings) -> list[str]:
     """The form for people: a headline, then one labelled line a subject."""
     state, left_out = findings.state, findings.left_out
-    headline = "active: imports come from the archive" if state["active"] else f"not active: {findings.reason}"
-    lines = [f"pycds-auto {__version__} is {text.printable(headline)}"]
+    lines = [f"pycds-auto {__version__} is {text.printable(_headline(findings))}"]
 
     def say(label: str, value: str) -> None:
         lines.append(f"  {label:<13} {text.printable(value)}")
@@ -151,6 +151,16 @@ def _lines(findings: _Findings) -> list[str]:
             say("", f"and {len(left_out) - LEFT_OUT_SHOWN:,} more")
     lines.append("To switch it off for one run, set PYCDS_DISABLE=1.")
     return lines
+
+
+def _headline(findings: _Findings) -> str:
+    if findings.state["active"]:
+        return "active: imports come from the archive"
+    if findings.reason == NO_IMAGE and findings.image is not None:
+        return "active from the next start on: the archive was made just now"
+    if findings.reason == NO_IMAGE and findings.state["recording"]:
+        return "ready: what programs import is noted, and archived in the background (or now, by `build`)"
+    return f"not active: {findings.reason}"
 
 
 def _archive_line(findings: _Findings) -> str:
