@@ -222,8 +222,8 @@ archived_code(loader_state *state, const char *path)
     return code;
 }
 
-/* self.get_filename(fullname) where it gives a plain path; borrowed from *keep, in utf-8, and not left inside the str, which
-   would get larger for the program. NULL without an exception: it would raise, or give something else. */
+/* self.get_filename(fullname) where it gives a plain path; borrowed from *keep, in utf-8, and not left inside the str,
+   which would get larger for the program. NULL without an exception: it would raise, or give something else. */
 static const char *
 filename_of(loader_state *state, PyObject *self, PyObject *full_name, PyObject **keep)
 {
@@ -276,7 +276,8 @@ loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
         && state->session != NULL && session_serves(state->session) && !import_is_observed(state)
         && importlib_is_untouched(state)) {
         PyObject *keep = NULL;
-        const char *path = !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
+        const char *path =
+            !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
         PyObject *code = path == NULL ? NULL : archived_code(state, path);
         Py_XDECREF(keep);
         if (code != NULL || PyErr_Occurred()) {

@@ -267,8 +267,8 @@ is_static(const PyTypeObject *type)
 
 /* ---- models ---- */
 
-/* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is good
-   as long as the type has the version tag that it had: every change gives it another one, as does its end. */
+/* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is
+   good as long as the type has the version tag that it had: every change gives it another one, as does its end. */
 static const PyHeapTypeObject *
 model_of(const struct classes *all, const PyTypeObject *base)
 {
@@ -369,7 +369,8 @@ copy_slots(PyHeapTypeObject *type, const PyHeapTypeObject *model)
 #endif
 }
 
-/* The function that update_one_slot puts into a slot to have the method looked up when it is wanted (slot_tp_init), or NULL. */
+/* The function that update_one_slot puts into a slot to have the method looked up when it is wanted (slot_tp_init), or
+   NULL. */
 static void *
 generic_function(const struct classes *all, size_t offset)
 {
@@ -406,7 +407,8 @@ set_slots(struct classes *all, PyTypeObject *type, PyObject *name, PyObject *met
     }
 }
 
-/* Of all special methods in the class's own dictionary; and of __hash__ = None, which PyType_Ready puts beside an __eq__. */
+/* Of all special methods in the class's own dictionary; and of __hash__ = None, which PyType_Ready puts beside an
+   __eq__. */
 static bool
 set_own_slots(struct classes *all, PyTypeObject *type, const struct class_specials *own)
 {
@@ -425,8 +427,8 @@ set_own_slots(struct classes *all, PyTypeObject *type, const struct class_specia
 
 /* ---- several bases ----
 
-   The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special method
-   that one of those has may be found elsewhere than the first base finds it. */
+   The order of the first base (tp_base) is part of the class's order, which other classes interrupt. Only a special
+   method that one of those has may be found elsewhere than the first base finds it. */
 
 /* Is the order of the class's base in its own order? type.mro() sees to that (C3 linearization). */
 static bool
@@ -452,8 +454,8 @@ find_method(PyObject *order, Py_ssize_t first, PyObject *name)
     return method;
 }
 
-/* Has a special method one slot, which is its own? Where methods share slots, or have two, and all are the interpreter's, what
-   else is there decides (update_one_slot, resolve_slotdups). */
+/* Has a special method one slot, which is its own? Where methods share slots, or have two, and all are the
+   interpreter's, what else is there decides (update_one_slot, resolve_slotdups). */
 static bool
 has_own_slot(size_t first)
 {
@@ -490,8 +492,8 @@ is_in(PyObject *tuple, PyObject *item)
     return false;
 }
 
-/* The slots of a special method that the class inherits from another base than the first, or might. False with an exception,
-   or without one: that is for the interpreter to say. */
+/* The slots of a special method that the class inherits from another base than the first, or might. False with an
+   exception, or without one: that is for the interpreter to say. */
 static bool
 set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
 {
@@ -507,7 +509,8 @@ set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
     }
     if (class_slots_of_program(method)) {
         if (method != base_method) {
-            set_slots(all, type, name, method); /* whatever shares them: one method of the program's decides (use_generic) */
+            /* whatever shares them: one method of the program's decides (use_generic) */
+            set_slots(all, type, name, method);
         }
         return true;
     }
@@ -543,8 +546,8 @@ set_slots_of_others(struct classes *all, PyTypeObject *type)
 
 /* ---- deciding ---- */
 
-/* What is found of each special method, at the index of its first slot; borrowed, NULL: nothing. False with an exception, or
-   without one: a namespace has other keys than strings, which may pass for them. */
+/* What is found of each special method, at the index of its first slot; borrowed, NULL: nothing. False with an
+   exception, or without one: a namespace has other keys than strings, which may pass for them. */
 static bool
 find_all(struct classes *all, PyTypeObject *type, PyObject **found)
 {
@@ -584,8 +587,8 @@ only_slot(PyTypeObject *type, size_t index)
     return only;
 }
 
-/* Is a slot wrapper made for this slot, or for one of the same method whose functions are called alike? That is so for two
-   pairs: __len__ (wrap_lenfunc) and __iadd__ (wrap_binaryfunc). */
+/* Is a slot wrapper made for this slot, or for one of the same method whose functions are called alike? That is so for
+   two pairs: __len__ (wrap_lenfunc) and __iadd__ (wrap_binaryfunc). */
 static bool
 has_same_signature(const struct wrapperbase *made_for, size_t index)
 {
@@ -593,7 +596,8 @@ has_same_signature(const struct wrapperbase *made_for, size_t index)
            || strcmp(made_for->name, "__iadd__") == 0;
 }
 
-/* The slot at this index, by all methods that share it, as update_one_slot decides. Returns the index of the next slot. */
+/* The slot at this index, by all methods that share it, as update_one_slot decides. Returns the index of the next
+   slot. */
 static size_t
 decide_slot(const struct classes *all, PyTypeObject *type, size_t index, PyObject *const *found)
 {
@@ -659,7 +663,8 @@ decide_slots(struct classes *all, PyTypeObject *type)
 
 /* ---- whose slots ---- */
 
-/* Has a type of the interpreter's a special method that stands for two slots, as a sequence and as a mapping or number? */
+/* Has a type of the interpreter's a special method that stands for two slots, as a sequence and as a mapping or
+   number? */
 static bool
 has_paired_slots(const PyTypeObject *type)
 {
@@ -677,9 +682,9 @@ has_paired_slots(const PyTypeObject *type)
                    || number->nb_inplace_multiply != NULL));
 }
 
-/* Are the slots of a class what those of a subclass without special methods would be? Not always where a class in its order has
-   several bases, and a type of the interpreter's has paired slots: a subclass may inherit one of a pair from another base, and
-   resolve_slotdups sees that. */
+/* Are the slots of a class what those of a subclass without special methods would be? Not always where a class in its
+   order has several bases, and a type of the interpreter's has paired slots: a subclass may inherit one of a pair from
+   another base, and resolve_slotdups sees that. */
 static bool
 has_slots_of_subclass(const struct classes *all, const PyTypeObject *type)
 {

@@ -1,11 +1,11 @@
 /* Which slots a new class gets: the C functions behind its special methods.
 
    CPython's fixup_slot_dispatchers looks for each of some ninety special methods in each class of the method resolution
-   order, and then decides slot by slot (update_one_slot, Objects/typeobject.c, 3.11 to 3.13). Here the same is found out
-   in three ways, the cheapest first:
+   order, and then decides slot by slot (update_one_slot, Objects/typeobject.c, 3.11 to 3.13). Here the same is found
+   out in three ways, the cheapest first:
    - With a single base, a name that isn't in the class's own namespace is found where the base finds it, so the slot is
-     the base's, if the base was made by a class statement: then its slots are kept up to date. Slots are copied from the
-     base, those of the class's own special methods from a class that has all special methods.
+     the base's, if the base was made by a class statement: then its slots are kept up to date. Slots are copied from
+     the base, those of the class's own special methods from a class that has all special methods.
    - With several bases, the same goes for special methods that none of the classes has by which the order differs from
      the best base's. Those that one of them has are looked up; where it is the program's, its slots get the functions
      that look methods up, whatever else shares them.
@@ -71,7 +71,8 @@ PyObject *class_slots_every_name(size_t of, size_t rest);
 /* Was a heap type made by a class statement, so that fixup_slot_dispatchers made its slots? */
 bool class_slots_by_class_statement(const struct classes *all, const PyTypeObject *type);
 
-/* Gives a class that PyType_Ready has made ready its slots. False with an exception, or without one: they can't be told. */
+/* Gives a class that PyType_Ready has made ready its slots. False with an exception, or without one: they can't be
+   told. */
 bool class_slots_give(struct classes *all, PyTypeObject *type, const struct class_specials *own);
 
 /* Forgets all models and names. */

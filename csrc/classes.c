@@ -35,8 +35,8 @@ struct request {
     struct class_specials own;
 };
 
-/* The names in __slots__, as type_new_visit_slots and type_new_copy_slots treat them, if nothing is unusual: not those that
-   are mangled, or clash, or stand for a special method. */
+/* The names in __slots__, as type_new_visit_slots and type_new_copy_slots treat them, if nothing is unusual: not those
+   that are mangled, or clash, or stand for a special method. */
 static bool
 take_slots(struct request *request)
 {
@@ -65,7 +65,8 @@ take_slots(struct request *request)
             request->adds_dictionary = true;
         }
         else {
-            good = strcmp(text, "__weakref__") == 0 && request->base->tp_weaklistoffset == 0 && !request->adds_references;
+            good =
+                strcmp(text, "__weakref__") == 0 && request->base->tp_weaklistoffset == 0 && !request->adds_references;
             request->adds_references = true;
         }
     }
@@ -140,7 +141,8 @@ static bool
 is_good_base(PyTypeObject *metatype, PyObject *base)
 {
     return PyType_Check(base) && PyType_IsSubtype(metatype, Py_TYPE(base))
-           && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_READY && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_BASETYPE;
+           && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_READY
+           && ((PyTypeObject *)base)->tp_flags & Py_TPFLAGS_BASETYPE;
 }
 
 /* The first of a type's bases, itself included, that says what instances have (solid_base). */
@@ -324,8 +326,8 @@ fill_cell(PyTypeObject *type, PyObject *name, PyObject *content)
     return !failed;
 }
 
-/* type_new_descriptors and type_new_set_slots: members that __slots__ declare, and what comes with a dictionary and with weak
-   references. */
+/* type_new_descriptors and type_new_set_slots: members that __slots__ declare, and what comes with a dictionary and
+   with weak references. */
 static bool
 describe_instances(const struct classes *all, const struct request *request, PyTypeObject *type)
 {
@@ -387,7 +389,8 @@ allocate(const struct classes *all, struct request *request)
 
 /* ---- what follows ---- */
 
-/* A special method of an object's class, bound (_PyObject_LookupSpecial). New reference; NULL with an exception or without. */
+/* A special method of an object's class, bound (_PyObject_LookupSpecial). New reference; NULL with an exception or
+   without. */
 static PyObject *
 special_method(PyObject *object, PyObject *name)
 {
@@ -424,9 +427,9 @@ tell_attributes(const struct classes *all, PyTypeObject *type)
     return !failed;
 }
 
-/* Is object.__init_subclass__, which does nothing, what super() finds? Looked up as it does (super_getattro), without the cache
-   of methods, which would number the classes. Types whose dictionary belongs to the interpreter (tp_dict is NULL from 3.12
-   on) are its own; only `object` has one among them. */
+/* Is object.__init_subclass__, which does nothing, what super() finds? Looked up as it does (super_getattro), without
+   the cache of methods, which would number the classes. Types whose dictionary belongs to the interpreter (tp_dict is
+   NULL from 3.12 on) are its own; only `object` has one among them. */
 static bool
 bases_want_nothing(const struct classes *all, const PyTypeObject *type)
 {
@@ -482,7 +485,8 @@ make_class(struct classes *all, struct request *request, PyObject *keywords)
                 || !wrap_method(type, names->init_subclass, PyClassMethod_New)
                 || !wrap_method(type, names->class_getitem, PyClassMethod_New)))
         || !fill_cell(type, names->classcell, (PyObject *)type)
-        || (CLASSES_DICTIONARY_CELL && !fill_cell(type, names->classdictcell, type->tp_dict)) || PyType_Ready(type) < 0) {
+        || (CLASSES_DICTIONARY_CELL && !fill_cell(type, names->classdictcell, type->tp_dict))
+        || PyType_Ready(type) < 0) {
         Py_DECREF(type);
         return NULL;
     }
@@ -515,7 +519,8 @@ make_class_if_ordinary(struct classes *all, PyTypeObject *metatype, PyObject *ar
         .namespace = PyDict_Copy(namespace),
         .own.all_of_program = true,
     };
-    PyObject *type = request.namespace != NULL && is_ordinary(all, &request) ? make_class(all, &request, keywords) : NULL;
+    PyObject *type =
+        request.namespace != NULL && is_ordinary(all, &request) ? make_class(all, &request, keywords) : NULL;
     Py_XDECREF(request.namespace);
     Py_XDECREF(request.members);
     return type;
@@ -569,7 +574,8 @@ are_alike(PyObject *one, PyObject *other)
     PyHeapTypeObject parts[2];
     comparable(one, &parts[0]);
     comparable(other, &parts[1]);
-    PyObject *keys = PyDict_Keys(((PyTypeObject *)one)->tp_dict), *others = PyDict_Keys(((PyTypeObject *)other)->tp_dict);
+    PyObject *keys = PyDict_Keys(((PyTypeObject *)one)->tp_dict),
+             *others = PyDict_Keys(((PyTypeObject *)other)->tp_dict);
     bool alike = keys != NULL && others != NULL && memcmp(&parts[0], &parts[1], sizeof(parts[0])) == 0
                  && PyObject_RichCompareBool(keys, others, Py_EQ) == 1;
     Py_XDECREF(keys);
@@ -581,7 +587,8 @@ are_alike(PyObject *one, PyObject *other)
 static bool
 makes_alike(struct classes *all, PyObject *base, PyObject *namespace)
 {
-    PyObject *arguments = base == NULL ? Py_BuildValue("(s()O)", "x", namespace) : Py_BuildValue("(s(O)O)", "x", base, namespace);
+    PyObject *arguments =
+        base == NULL ? Py_BuildValue("(s()O)", "x", namespace) : Py_BuildValue("(s(O)O)", "x", base, namespace);
     PyObject *plain = arguments == NULL ? NULL : plain_new(&PyType_Type, arguments, NULL);
     PyObject *ours = plain == NULL ? NULL : make_class_if_ordinary(all, &PyType_Type, arguments, NULL);
     bool alike = ours != NULL && are_alike(plain, ours);
@@ -653,7 +660,8 @@ copy_model(PyObject *type)
     return copy;
 }
 
-/* A first class of the interpreter's own making, without special methods; one with all of them; and a few in both ways. */
+/* A first class of the interpreter's own making, without special methods; one with all of them; and a few in both
+   ways. */
 static bool
 take_models(struct classes *all)
 {
@@ -722,7 +730,9 @@ classes_install(loader_state *state)
         return; /* metaclasses of other interpreters have it already, or would be left behind */
     }
     plain_new = PyType_Type.tp_new;
-    all->plain_mro = class_slots_prepare(all) && take_strings(&all->strings) ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro)) : NULL;
+    all->plain_mro = class_slots_prepare(all) && take_strings(&all->strings)
+                         ? Py_XNewRef(_PyType_Lookup(&PyType_Type, all->strings.mro))
+                         : NULL;
     if (all->plain_mro != NULL && take_models(all) && replace_in(&PyType_Type)) {
         serving = state;
     }

@@ -1,4 +1,5 @@
-/* What Python code sees of the native encoding: for the rebuilder, the command line and tests. Methods of the module. */
+/* What Python code sees of the native encoding: for the rebuilder, the command line and tests. Methods of the
+   module. */
 #ifndef PYCDS_ENCODING_H
 #define PYCDS_ENCODING_H
 

@@ -133,8 +133,8 @@ struct scan {
     bool may_be_garbage; /* what could be seen may not be there any more after a collection */
 };
 
-/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.13) frees memory and gives references back, and no more. The
-   order is strcmp's. */
+/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.13) frees memory and gives references back, and no more.
+   The order is strcmp's. */
 static const char *const silent_types[] = {
     "EncodingMap", "NoDefaultType", "NoneType", "NotImplementedType", "Token.MISSING", "_abc._abc_data",
     "_collections._tuplegetter", "_contextvars.Context", "_contextvars.ContextVar", "_contextvars.Token",
@@ -180,8 +180,8 @@ static bool
 is_name_of_ctypes(const char *name)
 {
     static const char *const names[] = {
-        "_CData", "_SimpleCData", "_Pointer", "Array", "Structure", "Union", "CFuncPtr", "PyCFuncPtr", "CField", "CType_Type",
-        "PyCArrayType", "PyCFuncPtrType", "PyCPointerType", "PyCSimpleType", "PyCStructType", "UnionType",
+        "_CData", "_SimpleCData", "_Pointer", "Array", "Structure", "Union", "CFuncPtr", "PyCFuncPtr", "CField",
+        "CType_Type", "PyCArrayType", "PyCFuncPtrType", "PyCPointerType", "PyCSimpleType", "PyCStructType", "UnionType",
     };
     if (strncmp(name, "_ctypes.", 8) != 0) {
         return strcmp(name, "StgDict") == 0;
@@ -222,8 +222,8 @@ judge_static(const struct scan *scan, PyTypeObject *type, bool exact)
         return END_OF_REFERENCE;
     }
     if (type->tp_finalize != NULL) {
-        /* Of io's types, StringIO and BytesIO have inherited theirs and don't call it (stringio_dealloc, bytesio_dealloc);
-           a collection calls it, and it closes them (buffer_is_silent). */
+        /* Of io's types, StringIO and BytesIO have inherited theirs and don't call it (stringio_dealloc,
+           bytesio_dealloc); a collection calls it, and it closes them (buffer_is_silent). */
         if (!exact) {
             return END_VISIBLE;
         }
@@ -245,7 +245,8 @@ judge_static(const struct scan *scan, PyTypeObject *type, bool exact)
         return END_OF_LOCALS;
     }
     /* exceptions, and struct sequences */
-    if (PyType_FastSubclass(type, Py_TPFLAGS_BASE_EXC_SUBCLASS) || PyType_FastSubclass(type, Py_TPFLAGS_TUPLE_SUBCLASS)) {
+    if (PyType_FastSubclass(type, Py_TPFLAGS_BASE_EXC_SUBCLASS)
+        || PyType_FastSubclass(type, Py_TPFLAGS_TUPLE_SUBCLASS)) {
         return END_SILENT;
     }
     if ((PyObject *)type == scan->state->finder_type) {
@@ -327,8 +328,8 @@ judged(struct scan *scan, PyTypeObject *type)
 
 /* ---- objects of which it depends ---- */
 
-/* No object of a class may be hidden from the collector and have an end that can be seen: one behind a type's own pointers
-   would not be found. */
+/* No object of a class may be hidden from the collector and have an end that can be seen: one behind a type's own
+   pointers would not be found. */
 static bool
 class_is_silent(const struct scan *scan, PyTypeObject *type)
 {
@@ -341,8 +342,8 @@ class_is_silent(const struct scan *scan, PyTypeObject *type)
     return is_freed_by_cpython(scan, type);
 }
 
-/* Python/pylifecycle.c, finalize_modules, and Objects/moduleobject.c, _PyModule_ClearDict, set what names stand for to None:
-   names of a class of the program's, or next to any, would be asked for their hash, or whether they are equal. */
+/* Python/pylifecycle.c, finalize_modules, and Objects/moduleobject.c, _PyModule_ClearDict, set what names stand for to
+   None: names of a class of the program's, or next to any, would be asked for their hash, or whether they are equal. */
 static bool
 has_plain_names(PyObject *dictionary)
 {
@@ -377,7 +378,8 @@ module_is_silent(struct scan *scan, PyObject *module)
                && (definition->m_clear == NULL || is_known_code(&scan->known, (uintptr_t)definition->m_clear)));
 }
 
-/* CPython's destructors of capsules (_curses, _ctypes, _datetime, _socket, pyexpat, unicodedata) free memory and no more. */
+/* CPython's destructors of capsules (_curses, _ctypes, _datetime, _socket, pyexpat, unicodedata) free memory and no
+   more. */
 static bool
 capsule_is_silent(const struct scan *scan, PyObject *capsule)
 {
@@ -386,8 +388,8 @@ capsule_is_silent(const struct scan *scan, PyObject *capsule)
     return end == NULL || is_known_code(&scan->known, (uintptr_t)end);
 }
 
-/* StringIO and BytesIO: closing them frees memory, unless an attribute of the object's own stands in for a method (Modules/
-   _io/iobase.c, iobase_finalize). */
+/* StringIO and BytesIO: closing them frees memory, unless an attribute of the object's own stands in for a method
+   (Modules/_io/iobase.c, iobase_finalize). */
 static bool
 buffer_is_silent(PyObject *buffer)
 {
@@ -396,8 +398,8 @@ buffer_is_silent(PyObject *buffer)
     return offset > 0 && (attributes == NULL || (PyDict_CheckExact(attributes) && PyDict_GET_SIZE(attributes) == 0));
 }
 
-/* The standard streams were flushed a moment before. If nothing was written since, and what is below isn't theirs to close,
-   their end does nothing. */
+/* The standard streams were flushed a moment before. If nothing was written since, and what is below isn't theirs to
+   close, their end does nothing. */
 static bool
 stream_is_silent(struct scan *scan, PyObject *stream)
 {
@@ -448,8 +450,8 @@ has_plain_attribute(PyObject *container, const char *name, PyTypeObject *type)
     return plain;
 }
 
-/* WeakSet._remove and the like have as their default argument a reference to the container from which they take the dead
-   reference. */
+/* WeakSet._remove and the like have as their default argument a reference to the container from which they take the
+   dead reference. */
 static bool
 leaves_container(PyObject *callback, PyTypeObject *data)
 {
@@ -694,7 +696,8 @@ look_at_dictionary(struct scan *scan, PyObject *dictionary)
         }
         if (value != NULL) {
             met++;
-            if (look_at(scan, value) != 0 || (values.keys != NULL && look_at(scan, values.keys[i * values.stride]) != 0)) {
+            if (look_at(scan, value) != 0
+                || (values.keys != NULL && look_at(scan, values.keys[i * values.stride]) != 0)) {
                 return 1;
             }
         }
@@ -717,7 +720,8 @@ is_in_last_chunk(const struct scan *scan, uintptr_t address)
     return address - scan->last_chunk.start < scan->last_chunk.bytes;
 }
 
-/* Is an object one of those that were decoded? Told by its address: most functions' code isn't in the processor's cache. */
+/* Is an object one of those that were decoded? Told by its address: most functions' code isn't in the processor's
+   cache. */
 static inline bool
 is_in_arena(struct scan *scan, uintptr_t address)
 {
@@ -760,8 +764,8 @@ look_at_function(struct scan *scan, PyObject *object)
            || look_at_any(scan, native_type_parameters(function)) != 0;
 }
 
-/* Everything that an object refers to: as its tp_traverse would tell, without a call for each, where there are many such
-   objects. */
+/* Everything that an object refers to: as its tp_traverse would tell, without a call for each, where there are many
+   such objects. */
 static int
 look_behind(struct scan *scan, PyObject *object, PyTypeObject *type)
 {
@@ -866,8 +870,9 @@ may_shorten(loader_state *state)
            && state->observers == OBSERVERS_KNOWN;
 }
 
-/* A library in front of the system's (LD_PRELOAD, which settings.c asks for, too) could count what is freed. An executable
-   that isn't relocatable stands in for what it takes the address of; not for the second of these functions. */
+/* A library in front of the system's (LD_PRELOAD, which settings.c asks for, too) could count what is freed. An
+   executable that isn't relocatable stands in for what it takes the address of; not for the second of these
+   functions. */
 static bool
 memory_is_the_systems(void)
 {
@@ -887,9 +892,10 @@ all_is_silent(struct scan *scan)
     dl_iterate_phdr(note_known_code, &scan->known);
     PyObjectArenaAllocator arenas;
     PyObject_GetArenaAllocator(&arenas);
-    if (plain == NULL || !PyType_Check(plain) || plain->tp_base != &PyBaseObject_Type || scan->known.count == MOST_SEGMENTS
-        || !is_known_code(&scan->known, (uintptr_t)plain->tp_dealloc) || !is_known_code(&scan->known, (uintptr_t)arenas.free)
-        || !memory_is_the_systems() || !has_plain_names(PyImport_GetModuleDict()) || !grow_types(scan)) {
+    if (plain == NULL || !PyType_Check(plain) || plain->tp_base != &PyBaseObject_Type
+        || scan->known.count == MOST_SEGMENTS || !is_known_code(&scan->known, (uintptr_t)plain->tp_dealloc)
+        || !is_known_code(&scan->known, (uintptr_t)arenas.free) || !memory_is_the_systems()
+        || !has_plain_names(PyImport_GetModuleDict()) || !grow_types(scan)) {
         return false;
     }
     scan->plain_dealloc = plain->tp_dealloc;
@@ -956,8 +962,8 @@ static int flushes; /* that are under way: a stream flushes what it wraps, whate
 static bool output_is_flushed; /* sys.stdout, by the interpreter that is being finalised */
 
 /* Was this the call for sys.stderr, which is the interpreter's last one (Python/pylifecycle.c, flush_std_files, which
-   Py_FinalizeEx calls when it is no longer initialised)? It comes behind that for sys.stdout; which must be of the same type:
-   another one's flush could call this, and go on. */
+   Py_FinalizeEx calls when it is no longer initialised)? It comes behind that for sys.stdout; which must be of the same
+   type: another one's flush could call this, and go on. */
 static bool
 was_last_flush(loader_state *state, PyObject *stream)
 {

@@ -62,9 +62,9 @@ stat_unlocked(const char *path, struct stat *status)
 
 /* ---- specs, as importlib's spec_from_file_location makes them ---- */
 
-/* An object of a class that a class statement made, with nothing in it: object.__new__(type). Not tp_alloc alone: on 3.11 and
-   3.12 it is object_new (Objects/typeobject.c) that gives the object room for attributes, and without that it would get a
-   dictionary at its first attribute, of three times the size. */
+/* An object of a class that a class statement made, with nothing in it: object.__new__(type). Not tp_alloc alone: on
+   3.11 and 3.12 it is object_new (Objects/typeobject.c) that gives the object room for attributes, and without that it
+   would get a dictionary at its first attribute, of three times the size. */
 static PyObject *
 new_instance(PyObject *type)
 {
@@ -75,7 +75,8 @@ new_instance(PyObject *type)
     return instance;
 }
 
-/* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.13), for a module with a file. */
+/* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.13), for a module with a
+   file. */
 static bool
 fill_spec(
     loader_state *state, PyObject *spec, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations,
@@ -94,8 +95,8 @@ fill_spec(
     return filled;
 }
 
-/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations and its _cached. New
-   reference. */
+/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations and its _cached.
+   New reference. */
 static PyObject *
 make_spec(
     loader_state *state, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations, PyObject *cached)
@@ -124,7 +125,8 @@ make_spec(
     return spec;
 }
 
-/* A loader, as FileLoader.__init__ makes it. That has been seen to be the interpreter's own (importlib_is_untouched). */
+/* A loader, as FileLoader.__init__ makes it. That has been seen to be the interpreter's own
+   (importlib_is_untouched). */
 static PyObject *
 make_loader(loader_state *state, PyObject *type, PyObject *name, PyObject *path)
 {
@@ -155,8 +157,8 @@ add_text(struct builder *builder, const char *text, size_t bytes)
     }
 }
 
-/* What importlib.util.cache_from_source says of folder/stem.py, as a str; None where a prefix is set, and importlib is to
-   find out when it is asked. New reference. */
+/* What importlib.util.cache_from_source says of folder/stem.py, as a str; None where a prefix is set, and importlib is
+   to find out when it is asked. New reference. */
 static PyObject *
 cached_path(loader_state *state, const char *folder, size_t folder_bytes, const char *stem, size_t stem_bytes)
 {
@@ -427,8 +429,8 @@ finder_is_unchanged(loader_state *state, const struct path_entry *entry)
     PyObject *path = PyObject_GetAttr(entry->finder, state->strings.path);
     PyObject *loaders = PyObject_GetAttr(entry->finder, state->strings.loaders);
     PyObject *find_spec = PyObject_GetAttr(entry->finder, state->strings.find_spec);
-    bool same = path == entry->finder_path && loaders == entry->loaders && find_spec != NULL && PyMethod_Check(find_spec)
-                && PyMethod_GET_FUNCTION(find_spec) == state->file_finder_find_spec
+    bool same = path == entry->finder_path && loaders == entry->loaders && find_spec != NULL
+                && PyMethod_Check(find_spec) && PyMethod_GET_FUNCTION(find_spec) == state->file_finder_find_spec
                 && PyList_GET_SIZE(loaders) == PyTuple_GET_SIZE(entry->loader_items);
     for (Py_ssize_t i = 0; same && i < PyTuple_GET_SIZE(entry->loader_items); i++) {
         same = PyList_GET_ITEM(loaders, i) == PyTuple_GET_ITEM(entry->loader_items, i);
@@ -455,8 +457,8 @@ entry_of(loader_state *state, PyObject *finder)
     return PyErr_Occurred() || state->entry_count >= 4096 ? NULL : learn_entry(state, finder);
 }
 
-/* Do sys.path_hooks start with the interpreter's own two, so that a directory is theirs whatever follows (zipimporter refuses
-   it, FileFinder takes it)? `alone`: does nothing follow, so that every path entry is theirs, or nobody's? */
+/* Do sys.path_hooks start with the interpreter's own two, so that a directory is theirs whatever follows (zipimporter
+   refuses it, FileFinder takes it)? `alone`: does nothing follow, so that every path entry is theirs, or nobody's? */
 static bool
 hooks_are_standard(loader_state *state, bool *alone)
 {
@@ -467,8 +469,9 @@ hooks_are_standard(loader_state *state, bool *alone)
            && PyList_GET_ITEM(hooks, 1) == state->standard_hook;
 }
 
-/* Is the pending exception one that importlib ran into itself, rather than what a signal's handler raised there? Then it comes
-   again when PathFinder looks, and its traceback shows PathFinder's frames, as plain Python's. Clears it if so. */
+/* Is the pending exception one that importlib ran into itself, rather than what a signal's handler raised there? Then
+   it comes again when PathFinder looks, and its traceback shows PathFinder's frames, as plain Python's. Clears it if
+   so. */
 static bool
 is_importlib_error(void)
 {
@@ -519,9 +522,9 @@ is_directory(loader_state *state, PyObject *entry, bool *known)
     return there;
 }
 
-/* PathFinder._path_importer_cache(entry) for an entry that isn't empty: *finder (a new reference; None: nobody's) is that of
-   a path entry, made and remembered if need be. ANSWER_ASK; ANSWER_ERROR; ANSWER_DECLINE: a program's own hook would be asked, or there is an
-   error to raise, and either shows by which way it was come to. */
+/* PathFinder._path_importer_cache(entry) for an entry that isn't empty: *finder (a new reference; None: nobody's) is
+   that of a path entry, made and remembered if need be. ANSWER_ASK; ANSWER_ERROR; ANSWER_DECLINE: a program's own hook
+   would be asked, or there is an error to raise, and either shows by which way it was come to. */
 static enum answer
 finder_for(loader_state *state, PyObject *cache, PyObject *entry, PyObject **finder)
 {
@@ -569,8 +572,8 @@ finder_of_current(loader_state *state, PyObject *cache, PyObject **finder)
 }
 
 
-/* May a finder be asked from here? Where it is a program's own, or has a path or loaders that are, their code might see that
-   PathFinder's frames are missing. */
+/* May a finder be asked from here? Where it is a program's own, or has a path or loaders that are, their code might see
+   that PathFinder's frames are missing. */
 static bool
 may_be_asked(loader_state *state, PyObject *finder)
 {
@@ -727,8 +730,9 @@ search_entry(loader_state *state, struct search *search, PyObject *cache, PyObje
 
 /* ---- imports that are looked on at ---- */
 
-/* Sets a FileFinder's _path_cache and _path_mtime to what its _fill_cache would have, had it been asked in our place: the
-   listing of the time that ours was proved at. Whatever is amiss, it will see that the time differs, and fill them. */
+/* Sets a FileFinder's _path_cache and _path_mtime to what its _fill_cache would have, had it been asked in our place:
+   the listing of the time that ours was proved at. Whatever is amiss, it will see that the time differs, and fill
+   them. */
 static int
 bring_finder_up_to_date(loader_state *state, const struct path_entry *entry)
 {
@@ -808,9 +812,9 @@ is_customization(const char *name)
     return strcmp(name, "sitecustomize") == 0 || strcmp(name, "usercustomize") == 0;
 }
 
-/* Is it site that asks, and does nobody look after PathFinder? site.execsitecustomize and execusercustomize (Lib/site.py,
-   3.11 to 3.13) take a ModuleNotFoundError of that name for the answer and drop it, so it can come from here: it spares
-   PathFinder's listing of every directory on sys.path, half of what a start costs in imports. */
+/* Is it site that asks, and does nobody look after PathFinder? site.execsitecustomize and execusercustomize
+   (Lib/site.py, 3.11 to 3.13) take a ModuleNotFoundError of that name for the answer and drop it, so it can come from
+   here: it spares PathFinder's listing of every directory on sys.path, half of what a start costs in imports. */
 static bool
 site_would_not_notice(loader_state *state)
 {
@@ -1000,8 +1004,8 @@ failed:
     return NULL;
 }
 
-/* As PathFinder.find_spec; None, too, where that is to answer. *absent, if asked for: it is proved that PathFinder would find
-   nothing. */
+/* As PathFinder.find_spec; None, too, where that is to answer. *absent, if asked for: it is proved that PathFinder
+   would find nothing. */
 static PyObject *
 find(
     loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_path, PyObject *target, bool *absent)

@@ -14,8 +14,9 @@ enum finder_kind {
     FINDER_OF_VIRTUALENV, /* _virtualenv._Finder */
 };
 
-/* Fingerprints of their code objects (take_fingerprint), of 3.11, 3.12 and 3.13: the bytecode of a minor release doesn't
-   change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of. */
+/* Fingerprints of their code objects (take_fingerprint), of 3.11, 3.12 and 3.13: the bytecode of a minor release
+   doesn't change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are
+   of. */
 static const struct {
     enum finder_kind kind;
     uint64_t fingerprints[3];
@@ -97,7 +98,8 @@ take_fingerprint(uint64_t *fingerprint, PyCodeObject *code)
     }
     add_bytes(fingerprint, PyBytes_AS_STRING(bytecode), (size_t)PyBytes_GET_SIZE(bytecode));
     Py_DECREF(bytecode);
-    add_bytes(fingerprint, PyBytes_AS_STRING(code->co_exceptiontable), (size_t)PyBytes_GET_SIZE(code->co_exceptiontable));
+    add_bytes(
+        fingerprint, PyBytes_AS_STRING(code->co_exceptiontable), (size_t)PyBytes_GET_SIZE(code->co_exceptiontable));
     add_bytes(fingerprint, numbers, sizeof(numbers));
     return add_constant(fingerprint, code->co_consts) && add_constant(fingerprint, code->co_names)
            && add_constant(fingerprint, code->co_localsplusnames);

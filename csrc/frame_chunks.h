@@ -5,8 +5,8 @@
 #ifndef PYCDS_FRAME_CHUNKS_H
 #define PYCDS_FRAME_CHUNKS_H
 
-/* Puts that into the chain of arena allocators (PyObject_SetArenaAllocator, C API: "Memory Management"), once per process,
-   for good. Whoever put an allocator there before still gets every other call, and every chunk. */
+/* Puts that into the chain of arena allocators (PyObject_SetArenaAllocator, C API: "Memory Management"), once per
+   process, for good. Whoever put an allocator there before still gets every other call, and every chunk. */
 void frame_chunks_keep_one(void);
 
 #endif

@@ -1,5 +1,5 @@
-/* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and of what they call, and tells
-   when a program has replaced something, or looks on while they run: then everything goes the ordinary way. */
+/* Our shortcuts stand in for methods of importlib. This file takes note of those methods, and of what they call, and
+   tells when a program has replaced something, or looks on while they run: then everything goes the ordinary way. */
 #include "state.h"
 
 #include <string.h>
@@ -41,9 +41,9 @@ static const struct {
 };
 _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUARDED_ATTRIBUTES is too small");
 
-/* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself sets
-   anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others, those
-   that its functions name (co_names of 3.11 to 3.13) on the way of a module that has a source. */
+/* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself
+   sets anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others,
+   those that its functions name (co_names of 3.11 to 3.13) on the way of a module that has a source. */
 static const struct {
     const char *module;
     const char *names[48]; /* none: all */
@@ -53,9 +53,9 @@ static const struct {
     {"builtins",
      {"__import__", "AttributeError", "EOFError", "Exception", "FileNotFoundError", "ImportError", "ImportWarning",
       "IndexError", "KeyError", "ModuleNotFoundError", "NotADirectoryError", "NotImplemented", "NotImplementedError",
-      "OSError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bool", "bytearray", "dict", "exec",
-      "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object", "reversed", "set",
-      "setattr", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
+      "OSError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bool", "bytearray", "dict",
+      "exec", "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object",
+      "reversed", "set", "setattr", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
     {"_imp",
      {"_fix_co_filename", "acquire_lock", "check_hash_based_pycs", "find_frozen", "is_builtin", "is_frozen",
       "release_lock", "source_hash"}},
@@ -64,7 +64,8 @@ static const struct {
     {"_io", {"FileIO", "open_code"}},
     {"_weakref", {"_remove_dead_weakref", "ref"}},
 };
-_Static_assert(sizeof(namespaces) / sizeof(namespaces[0]) == GUARDED_NAMESPACES, "one struct guarded_namespace for each");
+_Static_assert(
+    sizeof(namespaces) / sizeof(namespaces[0]) == GUARDED_NAMESPACES, "one struct guarded_namespace for each");
 
 /* Is it a function, or classmethod of one, that the interpreter itself brought? */
 static int
@@ -289,8 +290,8 @@ is_start_up(void)
     return frozen;
 }
 
-/* Not before a program's first look-up: an empty run is to stay one. RET_ERROR, without an exception: something isn't the
-   interpreter's own, or there is no memory, and the session says so. */
+/* Not before a program's first look-up: an empty run is to stay one. RET_ERROR, without an exception: something isn't
+   the interpreter's own, or there is no memory, and the session says so. */
 static int
 take_namespaces(loader_state *state)
 {
@@ -325,7 +326,8 @@ namespace_is_same(loader_state *state, const struct guarded_namespace *namespace
         if (namespace->is_whole && is_left_alone(name)) {
             continue;
         }
-        if (PyDict_GetItemWithError(to, name) != value && !(namespace->is_whole && shortcuts_put_in_place(state, value))) {
+        if (PyDict_GetItemWithError(to, name) != value
+            && !(namespace->is_whole && shortcuts_put_in_place(state, value))) {
             PyErr_Clear();
             return false;
         }

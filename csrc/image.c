@@ -183,8 +183,8 @@ read_pieces(struct image *image, int fd, uint64_t first, uint64_t last)
     return true;
 }
 
-/* Makes room for the file's pieces, and reads the first; NULL or a reason. The descriptor is not kept: it would be seen,
-   and closed by programs that close what they don't know. */
+/* Makes room for the file's pieces, and reads the first; NULL or a reason. The descriptor is not kept: it would be
+   seen, and closed by programs that close what they don't know. */
 static const char *
 prepare_to_read(struct image *image, int fd, const char *path)
 {

@@ -26,8 +26,8 @@
      first wanted, from a file that still has to be the same one. A piece that can't be read is a damaged one.
    - Identity is text, compared byte by byte: no collisions, and a person can read why an image was refused.
    - Unaligned reads never happen: every block starts at a multiple of 16.
-   - Which encoding an interpreter can use is found at the first module, not at start-up; an image doesn't say for whom it
-     has which, since the rebuilder is the same interpreter and finds the same.
+   - Which encoding an interpreter can use is found at the first module, not at start-up; an image doesn't say for whom
+     it has which, since the rebuilder is the same interpreter and finds the same.
 
    The first 32 bytes keep their meaning in every later format, so that any release can name what it sees. */
 #ifndef PYCDS_IMAGE_H
@@ -81,7 +81,7 @@ enum module_flag {
     MODULE_LEFT_OUT = 1, /* has no payload: looked at by the rebuilder and left to plain Python; not worth recording */
     MODULE_AGED = 2, /* not known to be used since aged_ns: a hit is recorded, and clears this at the next rebuild */
     MODULE_PATTERN = 4, /* not a module but a regular expression: its key in place of the path (patterns.h) */
-    MODULE_SOURCE = 8, /* not a module but a source text that was handed to compile, exec or eval: likewise (sources.h) */
+    MODULE_SOURCE = 8, /* likewise a source text that was handed to compile, exec or eval (sources.h) */
 };
 
 struct module_record {
@@ -199,12 +199,12 @@ const struct listing_name *listing_find(
 const unsigned char *image_payload(struct image *image, const struct module_record *module, size_t *size);
 
 /* Says that `bytes` of payloads were used and will hardly be again. Now and then their pages are given back: they would
-   count as this process's memory, all the more as each fault maps the pages around it. Objects that lie in payloads stay
-   good: their pages come back as they are in the file, with the reference counts of immortal objects. */
+   count as this process's memory, all the more as each fault maps the pages around it. Objects that lie in payloads
+   stay good: their pages come back as they are in the file, with the reference counts of immortal objects. */
 void image_used_payload(struct image *image, uint64_t bytes);
 
-/* Says that no import is in progress: what they used is given back, unless that is next to nothing. (The kernel may map two
-   megabytes at a time for a page.) */
+/* Says that no import is in progress: what they used is given back, unless that is next to nothing. (The kernel may map
+   two megabytes at a time for a page.) */
 void image_rest(struct image *image);
 
 /* The path of a record: not terminated. */

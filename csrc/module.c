@@ -2,8 +2,8 @@
 
    Suggested reading order: activate() below; session.c (where the cache is, is it trustworthy); image.h (the file);
    finder.c (which file an import finds); archive_loader.c (its code); recorder.c (what was missing); rebuilder.c (the
-   end of the process). results.h tells what else is kept (patterns.h, sources.h). guard.c watches importlib. The file is
-   written by src/pycds_auto/rebuild.py and image.py. */
+   end of the process). results.h tells what else is kept (patterns.h, sources.h). guard.c watches importlib. The file
+   is written by src/pycds_auto/rebuild.py and image.py. */
 #include "state.h"
 
 #include <signal.h>
@@ -61,7 +61,8 @@ copy_system_text(const char *name)
     return copy_text(PySys_GetObject(name));
 }
 
-/* Does the program run without column tables (-X no_debug_ranges, PYTHONNODEBUGRANGES)? They are part of code objects. */
+/* Does the program run without column tables (-X no_debug_ranges, PYTHONNODEBUGRANGES)? They are part of code
+   objects. */
 static bool
 without_debug_ranges(bool ignore_environment)
 {
@@ -591,11 +592,12 @@ loader_state_report(PyObject *module, PyObject *unused)
 }
 
 PyDoc_STRVAR(
-    inspect_image_doc,
-    "inspect_image($module, path, identity=None, /)\n--\n\n"
-    "What an image holds: {'bytes', 'modules', 'directories', 'patterns', 'sources', 'encoding', 'built' (seconds since\n"
-    "the epoch), 'identity'}. Every checksum is compared. Raises FileNotFoundError if there is none, ValueError with the reason\n"
-    "for anything else that makes it unusable, other than `identity` included.");
+    inspect_image_doc, "inspect_image($module, path, identity=None, /)\n--\n\n"
+                       "What an image holds: {'bytes', 'modules', 'directories', 'patterns', 'sources', 'encoding', "
+                       "'built' (seconds since\n"
+                       "the epoch), 'identity'}. Every checksum is compared. Raises FileNotFoundError if there is "
+                       "none, ValueError with the reason\n"
+                       "for anything else that makes it unusable, other than `identity` included.");
 
 static PyObject *
 loader_inspect_image(PyObject *module, PyObject *arguments)
@@ -629,9 +631,10 @@ loader_inspect_image(PyObject *module, PyObject *arguments)
     }
     PyObject *result = Py_BuildValue(
         "{s:n,s:I,s:I,s:I,s:I,s:s,s:d,s:s#}", "bytes", (Py_ssize_t)image.size, "modules", modules, "directories",
-        directories, "patterns", patterns, "sources", sources,
-        "encoding", image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built", (double)image.header->built_ns / 1e9, "identity",
-        (const char *)image.bytes + sizeof(*image.header), (Py_ssize_t)image.header->identity_bytes);
+        directories, "patterns", patterns, "sources", sources, "encoding",
+        image.header->encoding == IMAGE_ENCODING_NATIVE ? "native" : "marshal", "built",
+        (double)image.header->built_ns / 1e9, "identity", (const char *)image.bytes + sizeof(*image.header),
+        (Py_ssize_t)image.header->identity_bytes);
     image_close(&image);
     Py_DECREF(path);
     return result;
@@ -657,9 +660,9 @@ loader_end_with_parent(PyObject *module, PyObject *parent)
 }
 
 PyDoc_STRVAR(
-    source_code_doc,
-    "source_code($module, payload, /)\n--\n\nThe code object in the payload (bytes) of a source text's entry (sources.py), as the loader "
-    "makes it, but\nfor the file's name. Raises ValueError if it can't be had in this process.");
+    source_code_doc, "source_code($module, payload, /)\n--\n\nThe code object in the payload (bytes) of a source "
+                     "text's entry (sources.py), as the loader "
+                     "makes it, but\nfor the file's name. Raises ValueError if it can't be had in this process.");
 
 static PyObject *
 loader_source_code(PyObject *module, PyObject *payload)

@@ -31,7 +31,8 @@ left(const struct reader *reader)
 }
 
 /* A varint; negative: malformed. Results by value, here and below: locals whose address is taken cost a stack check in
-   each of the functions that run tens of thousands of times (-fstack-protector-strong, with which distributions build). */
+   each of the functions that run tens of thousands of times (-fstack-protector-strong, with which distributions
+   build). */
 static int64_t
 read_varint_slowly(struct reader *reader)
 {
@@ -90,8 +91,8 @@ referred_object(struct reader *reader, enum reference_kind kind, uint32_t index)
    get an owner that may be freed (`owned`): all other things that are made live as long as the process, and
    keep_tracked_object sees to it that the collector doesn't wonder.
 
-   Which kind of reference comes next can't be foretold, and a wrong guess of the processor costs more than all the rest:
-   kind and index are computed, without branches. */
+   Which kind of reference comes next can't be foretold, and a wrong guess of the processor costs more than all the
+   rest: kind and index are computed, without branches. */
 static inline bool
 decode_references(struct reader *reader, PyObject **items, int64_t count, bool owned)
 {
@@ -452,8 +453,8 @@ decode_code(struct reader *reader)
     return native_code_fill(&reader->context->layout, code, &parts) ? (PyObject *)code : NULL;
 }
 
-/* Code that runs once is an ordinary object: when it has run it is freed, with its tuples and tables, and the next module
-   is given their memory. */
+/* Code that runs once is an ordinary object: when it has run it is freed, with its tuples and tables, and the next
+   module is given their memory. */
 static PyObject *
 decode_code_once(struct reader *reader)
 {
@@ -755,7 +756,8 @@ native_decode(struct native_context *context, const unsigned char *stream, size_
     reader.counts[TO_SHARED] = context->entry_count;
     reader.objects[TO_MEMO] = memo;
     reader.memo_capacity = (uint32_t)memo_capacity;
-    if (!decode_groups(&reader) || !decode_own_items(&reader, &code, 1) || !PyCode_Check(code) || reader.at != reader.end) {
+    if (!decode_groups(&reader) || !decode_own_items(&reader, &code, 1) || !PyCode_Check(code)
+        || reader.at != reader.end) {
         code = NULL;
     }
     PyMem_Free(memo);

@@ -1,9 +1,9 @@
 /* Code objects out of the `native` encoding (native_format.h).
 
    What is made equals what marshal would have made of the module's pyc, object for object: types, values, interned
-   strings, which constants are the same object. It differs in where it lies and how long it lives: tuples, byte strings,
-   floats, ASCII strings and code objects are built in an arena and are immortal; the few others are ordinary objects
-   that an immortal one refers to. So a decoded module is never freed: decode each module once a process.
+   strings, which constants are the same object. It differs in where it lies and how long it lives: tuples, byte
+   strings, floats, ASCII strings and code objects are built in an arena and are immortal; the few others are ordinary
+   objects that an immortal one refers to. So a decoded module is never freed: decode each module once a process.
 
    Tuples in the arena are not tracked by the collector: it would untrack them the first time it met them
    (Objects/tupleobject.c, _PyTuple_MaybeUntrack). The exceptions are ordinary, tracked tuples here too
@@ -37,16 +37,17 @@ struct native_context {
 /* Prepares a context for the image's shared table, `size` bytes at `table` (0: there is none), which must stay in place
    until native_close. `streams_stay`: all streams lie in private, writable memory that stays as long as the process,
    at multiples of 8; without that, those with byte strings in place are refused. NULL, or a reason (static text) to use
-   the `marshal` encoding instead; then the context is all zero. Never raises. Constant work; memory for the slots is reserved, and used as they are filled. */
+   the `marshal` encoding instead; then the context is all zero. Never raises. Constant work; memory for the slots is
+   reserved, and used as they are filled. */
 const char *native_open(struct native_context *context, const unsigned char *table, size_t size, bool streams_stay);
 
 /* Forgets the slots. The objects, and the arena, stay. */
 void native_close(struct native_context *context);
 
 /* The code object of a stream of `size` bytes. New reference. NULL with MemoryError; NULL without
-   an exception if the stream is malformed, a block of the shared table is damaged, or code objects may not be made at present.
-   Whatever the bytes are, nothing outside the stream and the table is read, recursion is bounded, and what is allocated
-   is proportional to the stream. The caller has checked the checksum of the stream. Needs the GIL. */
+   an exception if the stream is malformed, a block of the shared table is damaged, or code objects may not be made at
+   present. Whatever the bytes are, nothing outside the stream and the table is read, recursion is bounded, and what is
+   allocated is proportional to the stream. The caller has checked the checksum of the stream. Needs the GIL. */
 PyObject *native_decode(struct native_context *context, const unsigned char *stream, size_t size);
 
 /* The head of a byte string as the decoder makes it; size 0. */

@@ -178,9 +178,9 @@ leaf_kind(PyObject *object)
 
 /* Worth sharing between modules, and allowed to be? Interned strings are one object anyhow. Others that are equal are
    different objects in different modules, which programs can tell by `is`, and pickles by their memo: of those, only
-   co_localspluskinds is shared, which nobody sees: those of one byte, too, as classes with a cell for __class__ have them
-   (in the mapping, counting a reference to it would copy a page in each module). Single objects (strings of one character,
-   what is empty) need not be. */
+   co_localspluskinds is shared, which nobody sees: those of one byte, too, as classes with a cell for __class__ have
+   them (in the mapping, counting a reference to it would copy a page in each module). Single objects (strings of one
+   character, what is empty) need not be. */
 static bool
 is_shareable(const struct encoder *encoder, PyObject *object, enum leaf_kind kind)
 {
@@ -189,7 +189,8 @@ is_shareable(const struct encoder *encoder, PyObject *object, enum leaf_kind kin
                && PyDict_GetItem(encoder->kinds, object) == object;
     }
     Py_ssize_t length = PyUnicode_GET_LENGTH(object);
-    return kind == LEAF_INTERNED && length > 1 && length * (Py_ssize_t)PyUnicode_KIND(object) <= NATIVE_ENTRY_BYTES_LIMIT;
+    return kind == LEAF_INTERNED && length > 1
+           && length * (Py_ssize_t)PyUnicode_KIND(object) <= NATIVE_ENTRY_BYTES_LIMIT;
 }
 
 static int
@@ -203,7 +204,9 @@ put_text(struct encoder *encoder, PyObject *text, unsigned int flag)
         return put_byte(encoder, (NATIVE_CHARACTER + interned) | flag) < 0 ? RET_ERROR : put_byte(encoder, character);
     }
     if (PyUnicode_IS_ASCII(text)) {
-        unsigned int tag = interned == 0 ? NATIVE_ASCII : native_is_static(text) ? NATIVE_ASCII_STATIC : NATIVE_ASCII_INTERNED;
+        unsigned int tag = interned == 0            ? NATIVE_ASCII
+                           : native_is_static(text) ? NATIVE_ASCII_STATIC
+                                                    : NATIVE_ASCII_INTERNED;
         return put_block(encoder, tag | flag, PyUnicode_1BYTE_DATA(text), length);
     }
     if (length > INT_MAX / 4) {
@@ -567,9 +570,9 @@ mark_counted(struct encoder *encoder, PyObject *constant)
     return RET_OK;
 }
 
-/* The parts of code that runs once: its tuples, its tables (unless they can be used in place without a trace), and the code
-   objects among its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED (Python/compile.c,
-   compute_code_flags). */
+/* The parts of code that runs once: its tuples, its tables (unless they can be used in place without a trace), and the
+   code objects among its constants that run once, too: bodies of classes. Functions have CO_OPTIMIZED
+   (Python/compile.c, compute_code_flags). */
 static int
 mark_parts(struct encoder *encoder, const struct native_code_parts *parts)
 {

@@ -19,9 +19,9 @@
    or NULL with an exception. */
 PyObject *native_encode(struct native_context *base, PyObject *codes, PyObject *orders);
 
-/* Decodes a stream as a loader would, and compares with what marshal makes of the same module, `marshalled`: by type and
-   value, fields and identities. None if they are equal; else a str that says where they differ; NULL with an exception.
-   It works on a copy of the stream, which decoding may change. */
+/* Decodes a stream as a loader would, and compares with what marshal makes of the same module, `marshalled`: by type
+   and value, fields and identities. None if they are equal; else a str that says where they differ; NULL with an
+   exception. It works on a copy of the stream, which decoding may change. */
 PyObject *native_verify(struct native_context *context, PyObject *stream, PyObject *marshalled);
 
 #endif

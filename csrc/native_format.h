@@ -2,10 +2,9 @@
 
    A module's payload is a stream:
      varint number of memo entries, varints of how many of them are in each of the four groups that follow:
-     interned ASCII strings (but for NATIVE_ASCII_STATIC), other ASCII strings (each: varint length, two or more; characters),
-     byte strings (each: varint size, one or more; bytes),
-     byte strings in place (each, aligned to 8 bytes from the stream's start: a PyBytesObject as it lies in memory);
-     one object, which is a code object.
+     interned ASCII strings (but for NATIVE_ASCII_STATIC), other ASCII strings (each: varint length, two or more;
+     characters), byte strings (each: varint size, one or more; bytes), byte strings in place (each, aligned to 8 bytes
+     from the stream's start: a PyBytesObject as it lies in memory); one object, which is a code object.
    The groups are entries 0, 1, ... of the memo. Kept apart because a processor that can foretell what comes next is
    several times faster than one that can't.
 
@@ -18,8 +17,8 @@
    have run, as it does without us; so are their tuples and tables, where nothing else refers to them. The rest is never
    freed.
    Interned strings that two modules or more have in common, and co_localspluskinds, which no program sees, are kept
-   once per image, in the shared table; all else follows in the order in which it is needed. Other strings that are equal
-   are different objects in different modules, as they are without us.
+   once per image, in the shared table; all else follows in the order in which it is needed. Other strings that are
+   equal are different objects in different modules, as they are without us.
 
    An object starts with one byte:
      0x00-0x3f  a tag, below; with NATIVE_MEMO set, the object goes into the memo once it is complete
@@ -40,8 +39,8 @@
 
 #include <stdint.h>
 
-/* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision is
-   not used, and built anew. image.py has the same number. */
+/* Changes with everything in this file, native_layout.c or the order of a stream's parts: an image of another revision
+   is not used, and built anew. image.py has the same number. */
 #define NATIVE_REVISION 5
 
 #define NATIVE_MEMO 0x20
@@ -96,7 +95,7 @@ struct native_shared_head {
 struct native_block_record {
     uint32_t offset; /* from the table's start */
     uint32_t bytes;
-    uint64_t checksum; /* pycds_checksum of the block, xor pycds_checksum of the two numbers above and the block's index */
+    uint64_t checksum; /* pycds_checksum of the block, xor that of the two numbers above and the block's index */
 };
 
 #endif

@@ -73,10 +73,11 @@ parts_fit(const struct native_code_parts *parts, struct local_counts *counts)
     PyObject *const *objects = parts->objects;
     int signs = numbers[NATIVE_ARGCOUNT] | numbers[NATIVE_POSONLYARGCOUNT] | numbers[NATIVE_KWONLYARGCOUNT]
                 | numbers[NATIVE_STACKSIZE] | numbers[NATIVE_FLAGS] | numbers[NATIVE_FIRSTTRACEABLE];
-    if (signs < 0 || numbers[NATIVE_ARGCOUNT] < numbers[NATIVE_POSONLYARGCOUNT] || numbers[NATIVE_STACKSIZE] > INT_MAX / 16
-        || parts->units <= 0 || parts->units > INT_MAX / 2 || numbers[NATIVE_FIRSTTRACEABLE] > parts->units
-        || !PyTuple_CheckExact(objects[NATIVE_CONSTS]) || !PyTuple_CheckExact(objects[NATIVE_NAMES])
-        || !PyTuple_CheckExact(objects[NATIVE_LOCALSPLUSNAMES]) || !PyBytes_CheckExact(objects[NATIVE_LOCALSPLUSKINDS])
+    if (signs < 0 || numbers[NATIVE_ARGCOUNT] < numbers[NATIVE_POSONLYARGCOUNT]
+        || numbers[NATIVE_STACKSIZE] > INT_MAX / 16 || parts->units <= 0 || parts->units > INT_MAX / 2
+        || numbers[NATIVE_FIRSTTRACEABLE] > parts->units || !PyTuple_CheckExact(objects[NATIVE_CONSTS])
+        || !PyTuple_CheckExact(objects[NATIVE_NAMES]) || !PyTuple_CheckExact(objects[NATIVE_LOCALSPLUSNAMES])
+        || !PyBytes_CheckExact(objects[NATIVE_LOCALSPLUSKINDS])
         || PyTuple_GET_SIZE(objects[NATIVE_LOCALSPLUSNAMES]) != PyBytes_GET_SIZE(objects[NATIVE_LOCALSPLUSKINDS])
         || PyTuple_GET_SIZE(objects[NATIVE_LOCALSPLUSNAMES]) > INT_MAX / 16
         || !PyUnicode_CheckExact(objects[NATIVE_FILENAME]) || !PyUnicode_CheckExact(objects[NATIVE_NAME])
@@ -178,7 +179,8 @@ difference_common(PyCodeObject *one, PyCodeObject *other)
 
 #ifdef __linux__
 
-/* dl_iterate_phdr calls this for the program itself first: does it lie where it was linked to lie, with `bytes` in it? */
+/* dl_iterate_phdr calls this for the program itself first: does it lie where it was linked to lie, with `bytes` in
+   it? */
 static int
 find_in_program(struct dl_phdr_info *program, size_t size, void *found)
 {
@@ -199,8 +201,9 @@ find_in_program(struct dl_phdr_info *program, size_t size, void *found)
 #if PY_VERSION_HEX < 0x030e0000
 
 /* Include/internal/pycore_gc.h, struct _gc_runtime_state: an allocation counts generations[0].count up, and above the
-   threshold it collects (Modules/gcmodule.c, gc_alloc and _PyObject_GC_Link, 3.11; _PyObject_GC_Link there, 3.12, and in
-   Python/gc.c, 3.13: it schedules the collection). A deallocation counts down only what is above zero (PyObject_GC_Del). */
+   threshold it collects (Modules/gcmodule.c, gc_alloc and _PyObject_GC_Link, 3.11; _PyObject_GC_Link there, 3.12, and
+   in Python/gc.c, 3.13: it schedules the collection). A deallocation counts down only what is above zero
+   (PyObject_GC_Del). */
 
 #define POSTPONED_ALLOCATIONS 100000
 
@@ -271,7 +274,8 @@ check_collector(struct native_layout *layout)
 static const char *
 check_common(struct native_layout *layout)
 {
-    /* Py_GetVersion: "3.11.7 (main, ...". A stable-looking file name doesn't keep anyone from loading this elsewhere. */
+    /* Py_GetVersion: "3.11.7 (main, ...". A stable-looking file name doesn't keep anyone from loading this
+       elsewhere. */
     char *rest = NULL;
     const char *version = Py_GetVersion();
     long major = strtol(version, &rest, 10);
@@ -402,8 +406,8 @@ check_code_version(struct native_layout *layout)
 
 #endif
 
-/* Objects/codeobject.c, init_code (3.12 to 3.15). The adaptive code was prepared there by _PyCode_Quicken. _co_unique_id
-   (3.14 on) has a meaning in free-threaded builds only, and is left as it comes in others. */
+/* Objects/codeobject.c, init_code (3.12 to 3.15). The adaptive code was prepared there by _PyCode_Quicken.
+   _co_unique_id (3.14 on) has a meaning in free-threaded builds only, and is left as it comes in others. */
 bool
 native_code_fill(const struct native_layout *layout, PyCodeObject *code, const struct native_code_parts *parts)
 {
@@ -515,8 +519,8 @@ void
 classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute)
 {
     _PyErr_FormatFromCause(
-        PyExc_RuntimeError, "Error calling __set_name__ on '%.100s' instance %R in '%.100s'", Py_TYPE(attribute)->tp_name,
-        name, type->tp_name);
+        PyExc_RuntimeError, "Error calling __set_name__ on '%.100s' instance %R in '%.100s'",
+        Py_TYPE(attribute)->tp_name, name, type->tp_name);
 }
 
 /* Weak references at the end of an instance don't count; whether a dictionary there does, differs between releases. */
@@ -571,7 +575,8 @@ classes_explain_set_name(PyTypeObject *type, PyObject *name, PyObject *attribute
 {
     PyObject *exception = PyErr_GetRaisedException();
     PyObject *note = PyUnicode_FromFormat(
-        "Error calling __set_name__ on '%.100s' instance %R in '%.100s'", Py_TYPE(attribute)->tp_name, name, type->tp_name);
+        "Error calling __set_name__ on '%.100s' instance %R in '%.100s'", Py_TYPE(attribute)->tp_name, name,
+        type->tp_name);
     PyObject *added =
         note == NULL ? NULL : PyObject_CallMethod(PyExc_BaseException, "add_note", "OO", exception, note);
     Py_XDECREF(note);
@@ -634,8 +639,8 @@ native_can_tell_observers(void)
 
    Audit hooks, Python/sysmodule.c, should_audit: Python's are in a list of the interpreter, those of C in one of the
    runtime. Profilers and tracers: 3.11, Python/ceval.c, _PyEval_SetProfile and _PyEval_SetTrace, set a function of the
-   thread; from 3.12 on they are tools of sys.monitoring (Python/legacy_tracing.c), and these set bits of the interpreter
-   (Python/instrumentation.c, _PyMonitoring_SetEvents); tools that watch single code objects only don't. */
+   thread; from 3.12 on they are tools of sys.monitoring (Python/legacy_tracing.c), and these set bits of the
+   interpreter (Python/instrumentation.c, _PyMonitoring_SetEvents); tools that watch single code objects only don't. */
 
 /* importlib's deepest chain of calls from find_spec or get_code on has a dozen frames; a compiler that is called there
    counts the depth, too. */
@@ -692,7 +697,8 @@ native_can_tell_observers(void)
     PyInterpreterState *interpreter = PyInterpreterState_Get();
     /* the fields behind those of the thread, and behind the runtime's hooks */
     if (thread->interp != interpreter || thread->thread_id != PyThread_get_thread_ident()
-        || RECURSION_LIMIT(thread) != Py_GetRecursionLimit() || &_PyRuntime._main_interpreter != PyInterpreterState_Main()) {
+        || RECURSION_LIMIT(thread) != Py_GetRecursionLimit()
+        || &_PyRuntime._main_interpreter != PyInterpreterState_Main()) {
         return false;
     }
     /* before the interpreter's hooks: Python/_warnings.c, warnings_init_states and warnings_module_exec, have one
@@ -729,8 +735,8 @@ is_watched(PyInterpreterState *interpreter)
 
 #else
 
-/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 and 3.13: watchers of types, functions and code, of which
-   CPython itself has none; of dictionaries, of which it has two; tools of sys.monitoring. */
+/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 and 3.13: watchers of types, functions and code, of
+   which CPython itself has none; of dictionaries, of which it has two; tools of sys.monitoring. */
 #define OWN_DICTIONARY_WATCHERS 2
 
 static bool
@@ -883,7 +889,8 @@ native_roots(const struct native_layout *layout, PyObject *roots[2])
     roots[1] = layout->interpreter->dict;
 }
 
-/* Modules/_threadmodule.c, localdummyobject; in 3.13 _thread._local has the dictionaries, and shows them to the collector. */
+/* Modules/_threadmodule.c, localdummyobject; in 3.13 _thread._local has the dictionaries, and shows them to the
+   collector. */
 struct local_dummy {
     PyObject_HEAD
 #if PY_VERSION_HEX < 0x030d0000
@@ -931,8 +938,8 @@ native_dictionary_values(PyObject *object, struct native_values *values)
     }
 }
 
-/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13). The two low bits of _gc_prev are
-   flags. */
+/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13). The two low bits of _gc_prev
+   are flags. */
 void
 native_freeze(const struct native_layout *layout)
 {
@@ -953,8 +960,8 @@ native_freeze(const struct native_layout *layout)
     }
 }
 
-/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.13, as far as it is looked at. 3.12 and
-   later have one more pointer at the end of some. */
+/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.13, as far as it is looked at. 3.12
+   and later have one more pointer at the end of some. */
 struct text_stream {
     PyObject_HEAD
     int ok, detached;
@@ -1005,8 +1012,8 @@ struct raw_stream {
      && (type)->tp_weaklistoffset == (Py_ssize_t)offsetof(layout, weakreflist)                                         \
      && (type)->tp_dictoffset == (Py_ssize_t)offsetof(layout, dict))
 
-/* Attributes of its own could stand in for the methods that close a stream. These don't: Python/pylifecycle.c, create_stdio,
-   and open() set `name` and `mode`; Modules/_io/iobase.c notes that a stream is closed. */
+/* Attributes of its own could stand in for the methods that close a stream. These don't: Python/pylifecycle.c,
+   create_stdio, and open() set `name` and `mode`; Modules/_io/iobase.c notes that a stream is closed. */
 static bool
 has_plain_attributes(PyObject *dictionary)
 {
@@ -1048,7 +1055,8 @@ native_stream_is_idle(PyObject *stream, PyObject **inner)
     }
     if (strcmp(type->tp_name, "_io.FileIO") == 0) {
         struct raw_stream *raw = (struct raw_stream *)stream;
-        return IS_LAID_OUT(type, struct raw_stream) && (raw->closefd == 0 || raw->fd < 0) && has_plain_attributes(raw->dict);
+        return IS_LAID_OUT(type, struct raw_stream) && (raw->closefd == 0 || raw->fd < 0)
+               && has_plain_attributes(raw->dict);
     }
     return false;
 }
@@ -1060,7 +1068,8 @@ native_generator_is_finished(PyObject *generator)
     return ((PyGenObject *)generator)->gi_frame_state >= FRAME_COMPLETED;
 }
 
-/* What the compiler makes of "self.name = constant" (Python/compile.c). Inline caches are zero in what PyCode_GetCode tells. */
+/* What the compiler makes of "self.name = constant" (Python/compile.c). Inline caches are zero in what PyCode_GetCode
+   tells. */
 #if PY_VERSION_HEX < 0x030c0000
 #define END_OF_MARK LOAD_CONST, 0, RETURN_VALUE, 0
 #else
@@ -1145,8 +1154,8 @@ native_layout_intern_file_name(PyObject **name)
 
 #include <internal/pycore_interp.h>
 
-/* 3.12 makes interned strings immortal (Objects/unicodeobject.c, PyUnicode_InternInPlace). One that we have interned, and that
-   nobody has seen, is taken out of the dictionary again; its memory is lost. */
+/* 3.12 makes interned strings immortal (Objects/unicodeobject.c, PyUnicode_InternInPlace). One that we have interned,
+   and that nobody has seen, is taken out of the dictionary again; its memory is lost. */
 static void
 forget_interned(PyObject *text)
 {

@@ -3,10 +3,11 @@
    version; whether the running interpreter is laid out as its headers said is checked at run time
    (native_layout_check), and where anything is off the caller uses the `marshal` encoding instead.
 
-   A new version is a new section in both files: heads of objects here; fill, difference and check of code objects there.
-   The decoder and the encoder ask for no version.
+   A new version is a new section in both files: heads of objects here; fill, difference and check of code objects
+   there. The decoder and the encoder ask for no version.
 
-   Include after Python.h. Defines Py_BUILD_CORE for the internal headers, so it comes first in the files that need it. */
+   Include after Python.h. Defines Py_BUILD_CORE for the internal headers, so it comes first in the files that need
+   it. */
 #ifndef PYCDS_NATIVE_LAYOUT_H
 #define PYCDS_NATIVE_LAYOUT_H
 
@@ -27,7 +28,8 @@
 #define NATIVE_UNSUPPORTED "how this interpreter lays out code objects is not known to this release"
 #endif
 
-/* Are the ways in which exec, eval and compile treat a text the ones that sources.c follows? 3.14: not looked at yet. */
+/* Are the ways in which exec, eval and compile treat a text the ones that sources.c follows? 3.14: not looked at
+   yet. */
 #define SOURCES_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
 
 /* foreign_finder.c: has it fingerprints of code objects of this release, and in which place of three? */
@@ -44,18 +46,20 @@
 
 /* For each version:
    NATIVE_REFCOUNT            what the count of references of an object in the arena starts with
-   NATIVE_COUNTS_IMMORTAL     does taking a reference to an immortal object write to it? Then what is used in the mapping
-                              had better not be given references: each first one is a page to copy
+   NATIVE_COUNTS_IMMORTAL     does taking a reference to an immortal object write to it? Then what is used in the
+                              mapping had better not be given references: each first one is a page to copy
    native_set_immortal        gives an object that count
    native_is_immortal         is it an object that had it, whatever became of its count since?
    native_keep_forever        an object whose references nobody counts any more: the slots of an image hold it
    native_claim_interned      an interned string is the arena's: the interpreter must not free it at its end
-   native_is_static           is an interned string one that the interpreter contains? It has them in a table of their own then
+   native_is_static           is an interned string one that the interpreter contains? It has them in a table of their
+                              own then
    native_set_tuple_size      fills what a tuple's head has beyond any object's */
 
-/* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program can
-   bring to zero stands for immortality. Half of the range is left in either direction. At the end the interpreter gives
-   interned strings back only the two references that it took (Objects/unicodeobject.c, _PyUnicode_ClearInterned). */
+/* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program
+   can bring to zero stands for immortality. Half of the range is left in either direction. At the end the interpreter
+   gives interned strings back only the two references that it took (Objects/unicodeobject.c,
+   _PyUnicode_ClearInterned). */
 #if PY_VERSION_HEX < 0x030c0000
 
 #define NATIVE_REFCOUNT ((Py_ssize_t)1 << 60)
@@ -100,10 +104,10 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
     ((PyVarObject *)tuple)->ob_size = size;
 }
 
-/* 3.12, 3.13: Include/object.h, _Py_IMMORTAL_REFCNT. Objects that aren't immortal keep the reference that they were made
-   with. Immortal interned strings: Objects/unicodeobject.c, _PyUnicode_ClearInterned, makes them mortal and frees them at
-   the interpreter's end in debug builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those of which
-   `interned` says that they lie in the interpreter itself; nothing else depends on that difference. */
+/* 3.12, 3.13: Include/object.h, _Py_IMMORTAL_REFCNT. Objects that aren't immortal keep the reference that they were
+   made with. Immortal interned strings: Objects/unicodeobject.c, _PyUnicode_ClearInterned, makes them mortal and frees
+   them at the interpreter's end in debug builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those
+   of which `interned` says that they lie in the interpreter itself; nothing else depends on that difference. */
 #else
 
 #define NATIVE_COUNTS_IMMORTAL 0
@@ -213,12 +217,12 @@ struct native_layout {
     bool collector_is_known; /* its state is where it is expected */
     int young_threshold; /* of the collector when it was looked at; 0: leave the collector alone */
     bool debug; /* a Py_DEBUG interpreter: it wants no immortal strings that aren't its own */
-    PyObject *interned; /* borrowed: the interpreter's dictionary of interned strings but static ones; NULL: not known */
+    PyObject *interned; /* borrowed: the interpreter's dictionary of interned strings, without static ones; or NULL */
 };
 
-/* Interns a string in the arena that is none of the interpreter's static strings, as PyUnicode_InternInPlace does, which would
-   search for it among those first: a tenth of what a load costs (3.12, 3.13). Borrowed: the string itself, or the one that was
-   there; NULL without an exception: not known. */
+/* Interns a string in the arena that is none of the interpreter's static strings, as PyUnicode_InternInPlace does,
+   which would search for it among those first: a tenth of what a load costs (3.12, 3.13). Borrowed: the string itself,
+   or the one that was there; NULL without an exception: not known. */
 static inline PyObject *
 native_intern(const struct native_layout *layout, PyObject *text)
 {
@@ -240,8 +244,9 @@ native_intern(const struct native_layout *layout, PyObject *text)
 #define NATIVE_CODE_HEAD offsetof(PyCodeObject, co_code_adaptive)
 #define NATIVE_UNIT_BYTES 2
 
-/* Fills a code object in memory of NATIVE_CODE_HEAD + NATIVE_UNIT_BYTES * units bytes; its code units are filled already.
-   Takes over the references in `parts`. False: the parts don't fit together, nothing was filled. Never raises. */
+/* Fills a code object in memory of NATIVE_CODE_HEAD + NATIVE_UNIT_BYTES * units bytes; its code units are filled
+   already. Takes over the references in `parts`. False: the parts don't fit together, nothing was filled. Never
+   raises. */
 bool native_code_fill(const struct native_layout *layout, PyCodeObject *code, const struct native_code_parts *parts);
 
 /* The parts of a code object that was never executed; borrowed. */
@@ -253,14 +258,14 @@ const char *native_code_difference(PyCodeObject *one, PyCodeObject *other);
 /* May code objects be made now? False while something watches them being made. */
 bool native_layout_may_make_code(const struct native_layout *layout);
 
-/* Puts the next automatic collection off, for as many allocations as an import may make before the next one. Nothing that
-   an import allocates is garbage, so collecting is a cost without a result (5 to 10 % of an import).
+/* Puts the next automatic collection off, for as many allocations as an import may make before the next one. Nothing
+   that an import allocates is garbage, so collecting is a cost without a result (5 to 10 % of an import).
 
-   The count of allocations is set back, below zero, and not the threshold up: there is nothing to restore then, whatever
-   happens to the import. gc.get_threshold(), set_threshold(), disable() and freeze() in a module body are as ever, a
-   collection that is asked for sets the count to zero as ever, and a program that runs on inside an import (a server)
-   gets its collections after one late one. gc.get_count() can be seen to be negative. Does nothing where the collector is
-   off, or the program set a threshold of its own. */
+   The count of allocations is set back, below zero, and not the threshold up: there is nothing to restore then,
+   whatever happens to the import. gc.get_threshold(), set_threshold(), disable() and freeze() in a module body are as
+   ever, a collection that is asked for sets the count to zero as ever, and a program that runs on inside an import (a
+   server) gets its collections after one late one. gc.get_count() can be seen to be negative. Does nothing where the
+   collector is off, or the program set a threshold of its own. */
 void native_layout_postpone_collection(const struct native_layout *layout);
 
 /* Checks that the running interpreter is laid out as this extension was compiled for; fills *layout. NULL, or a reason
@@ -298,7 +303,8 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_TAGS_ARE_FLAGGED 0
 #endif
 
-/* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be told? */
+/* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be
+   told? */
 bool classes_extends(const PyTypeObject *type, const PyTypeObject *base, bool *known);
 
 /* Gives instances of a new class, whose sizes are set, a dictionary and weak references (type_new_descriptors). */
@@ -343,29 +349,31 @@ native_code_is_monitored(const PyCodeObject *code)
 bool native_can_tell_observers(void);
 
 /* Would something tell by which way an import is made? An audit hook (of the interpreter or of all); a profiler, tracer
-   or tool of sys.monitoring; a recursion limit so near that the frames of importlib might not fit. Reads a few fields. */
+   or tool of sys.monitoring; a recursion limit so near that the frames of importlib might not fit. Reads a few
+   fields. */
 bool native_is_observed(void);
 
 /* ---- the end of the process (finalization.h): 3.11, 3.12, 3.13 ---- */
 #if PY_VERSION_HEX < 0x030e0000
 #define NATIVE_KNOWS_FINALIZATION 1
 
-/* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)? The
-   collector's head lies directly before the object (Include/internal/pycore_gc.h, PyGC_Head). */
+/* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)?
+   The collector's head lies directly before the object (Include/internal/pycore_gc.h, PyGC_Head). */
 static inline bool
 native_is_tracked(PyObject *object)
 {
     return ((uintptr_t *)object)[-2] != 0;
 }
 
-/* Is this the end of an ordinary run: the only interpreter with its only thread, no Python frame, an idle collector that
-   tells nobody anything, no debugging aid, and nothing that looks on at objects, classes, functions or frames? Asked while
-   the interpreter is being finalised. */
+/* Is this the end of an ordinary run: the only interpreter with its only thread, no Python frame, an idle collector
+   that tells nobody anything, no debugging aid, and nothing that looks on at objects, classes, functions or frames?
+   Asked while the interpreter is being finalised. */
 bool native_end_is_ordinary(const struct native_layout *layout);
 
-/* Calls for every object in the collector's lists, for some newest ones twice, until a call returns false; that is the result
-   then. Objects may neither be made nor freed meanwhile. */
-bool native_each_tracked(const struct native_layout *layout, bool (*call)(PyObject *object, void *argument), void *argument);
+/* Calls for every object in the collector's lists, for some newest ones twice, until a call returns false; that is the
+   result then. Objects may neither be made nor freed meanwhile. */
+bool native_each_tracked(
+    const struct native_layout *layout, bool (*call)(PyObject *object, void *argument), void *argument);
 
 /* 3.11 keeps a copy of the dictionary of sys as it was before site ran, and in it the first sys.meta_path
    (Python/import.c, fix_up_extension: m_copy); that list is freed when the modules are gone. */
@@ -375,8 +383,8 @@ bool native_each_tracked(const struct native_layout *layout, bool (*call)(PyObje
    _thread._local keeps in it, and of the interpreter. Borrowed, or NULL. */
 void native_roots(const struct native_layout *layout, PyObject *roots[2]);
 
-/* What an object of _thread._localdummy holds (borrowed): a dictionary, or None if it holds nothing; NULL: it isn't laid out
-   as expected. */
+/* What an object of _thread._localdummy holds (borrowed): a dictionary, or None if it holds nothing; NULL: it isn't
+   laid out as expected. */
 PyObject *native_thread_locals(PyObject *dummy);
 
 /* The values of an exact dictionary: some of the places are NULL. */
@@ -402,16 +410,16 @@ native_type_parameters(PyFunctionObject *function)
 /* Moves all objects out of reach of the collector, as gc.freeze() does. */
 void native_freeze(const struct native_layout *layout);
 
-/* Is an object of exactly _io.TextIOWrapper, BufferedReader, BufferedWriter or FileIO laid out as expected, with no data that
-   wait to be written, no attributes of the program's, and no file to close? *inner is what it wraps (borrowed), or NULL;
-   that needs the same look. */
+/* Is an object of exactly _io.TextIOWrapper, BufferedReader, BufferedWriter or FileIO laid out as expected, with no
+   data that wait to be written, no attributes of the program's, and no file to close? *inner is what it wraps
+   (borrowed), or NULL; that needs the same look. */
 bool native_stream_is_idle(PyObject *stream, PyObject **inner);
 
 /* Did the generator or coroutine come to its end? */
 bool native_generator_is_finished(PyObject *generator);
 
-/* The name of the attribute that a method's code, of two positional arguments, sets in the first of them to a constant, if it
-   does nothing else. Borrowed; NULL: other code. */
+/* The name of the attribute that a method's code, of two positional arguments, sets in the first of them to a constant,
+   if it does nothing else. Borrowed; NULL: other code. */
 PyObject *native_code_that_marks(PyObject *code);
 
 /* A code object's constants (borrowed). */
@@ -447,8 +455,8 @@ native_dictionary_version(PyObject *dictionary)
    like other interned strings of programs it is freed with its last reference. */
 void native_layout_intern_file_name(PyObject **name);
 
-/* The interned string that is equal to an exact str which isn't interned. New reference; NULL without an exception: there is
-   none, or it can't be told; none is interned by the question. */
+/* The interned string that is equal to an exact str which isn't interned. New reference; NULL without an exception:
+   there is none, or it can't be told; none is interned by the question. */
 PyObject *native_layout_known_string(PyObject *text);
 
 #endif

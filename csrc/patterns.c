@@ -14,7 +14,8 @@
 
 #define MOST_KEY_BYTES (64 * 1024)
 
-static const char *const package[PATTERN_MODULES] = {"re", "re._compiler", "re._parser", "re._constants", "re._casefix"};
+static const char *const package[PATTERN_MODULES] = {
+    "re", "re._compiler", "re._parser", "re._constants", "re._casefix"};
 
 /* ---- has somebody changed how patterns are compiled? ---- */
 
@@ -298,8 +299,8 @@ static PyMethodDef compile_definition = {
 
 /* ---- putting it in place ---- */
 
-/* The dictionary of a module of the package, borrowed. *ours: it came from the image; NULL: it isn't there, is still being
-   imported (`re` itself may be: the others do the work), or isn't one that a source file made. */
+/* The dictionary of a module of the package, borrowed. *ours: it came from the image; NULL: it isn't there, is still
+   being imported (`re` itself may be: the others do the work), or isn't one that a source file made. */
 static PyObject *
 complete_module(loader_state *state, const char *name, bool *ours)
 {
@@ -314,7 +315,8 @@ complete_module(loader_state *state, const char *name, bool *ours)
     PyErr_Clear();
     PyObject *type = loader == NULL ? NULL : (PyObject *)Py_TYPE(loader);
     *ours = type != NULL && type == state->loader_type;
-    bool complete = (initializing != Py_True || strcmp(name, package[0]) == 0) && (*ours || (type != NULL && type == state->source_file_loader));
+    bool complete = (initializing != Py_True || strcmp(name, package[0]) == 0)
+                    && (*ours || (type != NULL && type == state->source_file_loader));
     Py_XDECREF(initializing);
     Py_XDECREF(loader);
     return complete ? PyModule_GetDict(module) : NULL;
@@ -339,7 +341,8 @@ static bool
 in_standard_library(const loader_state *state, PyObject *dictionary)
 {
     PyObject *file = PyDict_GetItemString(dictionary, "__file__");
-    const char *path = file != NULL && PyUnicode_Check(file) && PyUnicode_IS_ASCII(file) ? PyUnicode_AsUTF8(file) : NULL;
+    const char *path =
+        file != NULL && PyUnicode_Check(file) && PyUnicode_IS_ASCII(file) ? PyUnicode_AsUTF8(file) : NULL;
     const char *library = state->session->stdlib;
     size_t length = library == NULL ? 0 : strlen(library);
     return path != NULL && length != 0 && strncmp(path, library, length) == 0 && strncmp(path + length, "/re/", 4) == 0;
@@ -369,7 +372,8 @@ take_package(loader_state *state)
     if (all->function == NULL || sre == NULL
         || !is_function_of(compile, PyDict_GetItemString(all->compiler, "__file__"))
         || !is_function_of(parse, PyDict_GetItemString(dictionaries[2], "__file__"))
-        || PyDict_GetItemString(all->compiler, "_parser") != PyDict_GetItemString(PySys_GetObject("modules"), package[2])) {
+        || PyDict_GetItemString(all->compiler, "_parser")
+               != PyDict_GetItemString(PySys_GetObject("modules"), package[2])) {
         return false;
     }
     all->plain_compile = Py_NewRef(compile);

@@ -53,8 +53,8 @@ confinement_now(void)
     return now;
 }
 
-/* Has the program locked itself in since its start? What a rebuilder needs may be forbidden then, on pain of death, and a
-   rebuilder that lives would see what little the program may see. */
+/* Has the program locked itself in since its start? What a rebuilder needs may be forbidden then, on pain of death, and
+   a rebuilder that lives would see what little the program may see. */
 static bool
 is_confined(void)
 {
@@ -79,8 +79,8 @@ seconds_since_written(const char *path, off_t *size)
     return age < 0 ? 1e12 : age;
 }
 
-/* Were there misses at the start that nobody had folded? Asked then, so that the end of a program that missed nothing makes no
-   system call: it may have confined itself meanwhile. */
+/* Were there misses at the start that nobody had folded? Asked then, so that the end of a program that missed nothing
+   makes no system call: it may have confined itself meanwhile. */
 static bool found_left_over;
 
 /* Did this process find or make anything to fold? */
@@ -172,7 +172,8 @@ claim(const struct session *session)
     return fd;
 }
 
-/* The environment with the guards against recursion. Owned by the caller (the array, not the strings); NULL: no memory. */
+/* The environment with the guards against recursion. Owned by the caller (the array, not the strings); NULL: no
+   memory. */
 static char **
 guarded_environment(void)
 {

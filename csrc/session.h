@@ -45,7 +45,8 @@ struct session {
     uint64_t pattern_hits; /* regular expressions from the image */
     uint64_t source_hits; /* code of source texts from the image */
     int64_t load_ns; /* time spent in making code objects of hits; counted with PYCDS_LOG only */
-    /* what a rebuild would bring: misses of settled files, modules that changed, directories that could not be proved */
+    /* what a rebuild would bring: misses of settled files, modules that changed, directories that could not be
+       proved */
     uint64_t worthy_modules, worthy_changes, worthy_directories, worthy_results;
 };
 

@@ -30,7 +30,8 @@ absolute(const char *path, char *out, size_t out_bytes)
     return (size_t)snprintf(out + length, out_bytes - length, "/%s", path) < out_bytes - length;
 }
 
-/* The accelerations that a comma list names. Unknown names may be those of other releases: they are told, and no more. */
+/* The accelerations that a comma list names. Unknown names may be those of other releases: they are told, and no
+   more. */
 static unsigned int
 read_skipped(const char *list, bool *unknown)
 {
@@ -62,7 +63,8 @@ read_skipped(const char *list, bool *unknown)
     return skipped;
 }
 
-/* Equal ids are not enough: who starts a program with capabilities of its own (setcap) owns the cache that it would read. */
+/* Equal ids are not enough: who starts a program with capabilities of its own (setcap) owns the cache that it would
+   read. */
 static bool
 is_privileged(void)
 {

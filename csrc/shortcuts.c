@@ -10,14 +10,14 @@
 /* ---- the module lock ---- */
 
 /* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
-   finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or None
-   (_get_module_lock, 3.11 to 3.13). While nobody else wants the lock, ours stands there itself. Called, it makes the
-   real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes.
+   finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or
+   None (_get_module_lock, 3.11 to 3.13). While nobody else wants the lock, ours stands there itself. Called, it makes
+   the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes.
 
    A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
    thread, and lock classes of its own: from then on locks are made the ordinary way. It also looks for all _ModuleLocks
-   that are held at that moment (gc.get_objects, isinstance) and makes the greenlet their owner. Ours that are held say that
-   they are such locks, and take the new owner. */
+   that are held at that moment (gc.get_objects, isinstance) and makes the greenlet their owner. Ours that are held say
+   that they are such locks, and take the new owner. */
 typedef struct {
     PyObject_HEAD
     PyObject *name; /* owned */
@@ -119,7 +119,8 @@ manager_enter(PyObject *object, PyObject *unused)
         self->count = 1;
         Py_RETURN_NONE;
     }
-    if (Py_TYPE(there) == Py_TYPE(object) && ((lock_manager *)there)->owner == me && ((lock_manager *)there)->count > 0) {
+    if (Py_TYPE(there) == Py_TYPE(object) && ((lock_manager *)there)->owner == me
+        && ((lock_manager *)there)->count > 0) {
         ((lock_manager *)there)->count++;
         self->joined = Py_NewRef(there);
         Py_RETURN_NONE;
@@ -354,7 +355,8 @@ spec_value(PyObject *spec, PyObject *name)
     return value;
 }
 
-/* Is there nothing in a module's dictionary but the five attributes that PyModule_New gives it, all but its name None? */
+/* Is there nothing in a module's dictionary but the five attributes that PyModule_New gives it, all but its name
+   None? */
 static bool
 is_untouched_module(PyObject *dictionary, const struct shortcut_strings *names)
 {
@@ -395,9 +397,10 @@ init_attributes(loader_state *state, PyObject *spec, PyObject *module)
     PyObject *cached = spec_value(spec, state->strings.cached);
     PyObject *has_location = spec_value(spec, state->strings.set_fileattr);
     int result = 0;
-    if (name != NULL && loader != NULL && locations != NULL && origin != NULL && cached != NULL && PyUnicode_CheckExact(name)
-        && (PyObject *)Py_TYPE(loader) == state->loader_type && PyUnicode_CheckExact(origin)
-        && PyUnicode_CheckExact(cached) && has_location == Py_True && is_untouched_module(dictionary, names)) {
+    if (name != NULL && loader != NULL && locations != NULL && origin != NULL && cached != NULL
+        && PyUnicode_CheckExact(name) && (PyObject *)Py_TYPE(loader) == state->loader_type
+        && PyUnicode_CheckExact(origin) && PyUnicode_CheckExact(cached) && has_location == Py_True
+        && is_untouched_module(dictionary, names)) {
         PyObject *parent = parent_of(name, locations);
         result = parent == NULL || PyDict_SetItem(dictionary, names->dunder_loader, loader) != 0
                          || PyDict_SetItem(dictionary, names->dunder_package, parent) != 0
@@ -449,8 +452,9 @@ static PyMethodDef init_definition = {
 
 /* ---- asking finders ---- */
 
-/* Our finder, if what precedes it in sys.meta_path are the finders of built-in and frozen modules, as the interpreter made
-   them, and such as certainly have no module of that name; else NULL. Borrowed. *last_but_one: only one follows it. */
+/* Our finder, if what precedes it in sys.meta_path are the finders of built-in and frozen modules, as the interpreter
+   made them, and such as certainly have no module of that name; else NULL. Borrowed. *last_but_one: only one follows
+   it. */
 static PyObject *
 own_finder(loader_state *state, PyObject *name, PyObject *path, bool *last_but_one)
 {
@@ -522,7 +526,8 @@ find_archived(loader_state *state, PyObject *const *arguments)
     }
     Py_INCREF(finder);
     PyObject *locked = PyObject_CallNoArgs(state->shortcuts.acquire_lock);
-    PyObject *spec = locked == NULL ? NULL : finder_find(state, finder, name, arguments[1], last_but_one ? &absent : NULL);
+    PyObject *spec =
+        locked == NULL ? NULL : finder_find(state, finder, name, arguments[1], last_but_one ? &absent : NULL);
     if (locked != NULL) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -626,7 +631,8 @@ static bool
 is_bootstrap_function(PyObject *function)
 {
     return function != NULL && PyFunction_Check(function)
-           && PyUnicode_CompareWithASCIIString(((PyCodeObject *)PyFunction_GET_CODE(function))->co_filename, BOOTSTRAP_FILE)
+           && PyUnicode_CompareWithASCIIString(
+                  ((PyCodeObject *)PyFunction_GET_CODE(function))->co_filename, BOOTSTRAP_FILE)
                   == 0;
 }
 
@@ -674,9 +680,10 @@ take_threads(struct shortcuts *all, PyObject *globals)
     for (int i = 0; i < SHORTCUT_THREAD_FUNCTIONS; i++) {
         PyObject *found = PyDict_GetItemString(PyModule_GetDict(all->thread), names[i]);
         all->of_thread[i] = Py_XNewRef(found);
-        bool expected = found != NULL && intern(&all->strings.of_thread[i], names[i])
-                        && (PyCFunction_CheckExact(found) ? PyCFunction_GET_SELF(found) == all->thread
-                                                          : PyType_Check(found) && ((PyTypeObject *)found)->tp_dictoffset == 0);
+        bool expected =
+            found != NULL && intern(&all->strings.of_thread[i], names[i])
+            && (PyCFunction_CheckExact(found) ? PyCFunction_GET_SELF(found) == all->thread
+                                              : PyType_Check(found) && ((PyTypeObject *)found)->tp_dictoffset == 0);
         if (!expected) {
             return false;
         }
@@ -740,7 +747,8 @@ locks_are_as_expected(PyObject *globals)
 static bool
 replace(loader_state *state, PyObject *globals)
 {
-    PyObject *name = PyUnicode_InternFromString("_frozen_importlib"); /* their __module__, as what they replace has it */
+    PyObject *name =
+        PyUnicode_InternFromString("_frozen_importlib"); /* their __module__, as what they replace has it */
     PyObject *shortcuts[SHORTCUTS] = {
         PyType_FromModuleAndSpec(state->module, &manager_spec, NULL),
         PyCFunction_NewEx(&init_definition, state->module, name),

@@ -5,15 +5,15 @@
    _find_and_load_unlocked, _load_unlocked, exec_module, _call_with_frames_removed): a few microseconds. Those stay, so
    tracebacks, sys._getframe, warnings' stack levels, the recursion limit and -X importtime are as ever, and there is
    nothing about circular imports, import hooks or modules that replace themselves to be imitated. It is
-   - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever waits
-     for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it;
+   - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever
+     waits for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it;
    - _init_module_attrs: 2 to 6, mostly for exceptions about attributes that a new module can't have yet;
-   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no; 10 where setuptools' finder stands in front
-     (foreign_finder.h); and 100 for a module that nobody has, which PathFinder looks for a second time;
+   - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no; 10 where setuptools' finder stands in
+     front (foreign_finder.h); and 100 for a module that nobody has, which PathFinder looks for a second time;
    - _handle_fromlist: 1, for each statement "from package import name", mostly to see that the name is there.
    Each handles the ordinary case, of a module that ours is the loader of, and calls what it replaced for anything else.
-   While something looks on (import_is_observed), or something that importlib calls was replaced (importlib_is_untouched), all
-   of them are back in their places. */
+   While something looks on (import_is_observed), or something that importlib calls was replaced
+   (importlib_is_untouched), all of them are back in their places. */
 #ifndef PYCDS_SHORTCUTS_H
 #define PYCDS_SHORTCUTS_H
 

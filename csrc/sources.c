@@ -146,11 +146,12 @@ settle(PyCodeObject *code, PyObject *file, PyObject *names)
 
 /* ---- constant sets ----
 
-   In which order a constant set has its elements depends on their hashes, on the order in the source, and on how often the
-   compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare), its copy among the constants (Python/compile.c,
-   merge_consts_recursive), and one with its strings interned (Objects/codeobject.c, intern_string_constants), if for one of
-   them another object was interned before. An entry has the elements in the source's order, and says how often: sources.py
-   sees to it that they are names, and that nothing else decides, given that strings equal to them are interned. */
+   In which order a constant set has its elements depends on their hashes, on the order in the source, and on how often
+   the compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare), its copy among the constants
+   (Python/compile.c, merge_consts_recursive), and one with its strings interned (Objects/codeobject.c,
+   intern_string_constants), if for one of them another object was interned before. An entry has the elements in the
+   source's order, and says how often: sources.py sees to it that they are names, and that nothing else decides, given
+   that strings equal to them are interned. */
 
 #define MOST_COPIES 3
 
@@ -195,7 +196,8 @@ put_set(PyObject *code, PyObject *path, PyObject *set)
     return false;
 }
 
-/* An earlier place's set that is the same object as this one's, which is so until strings are interned. Borrowed, or NULL. */
+/* An earlier place's set that is the same object as this one's, which is so until strings are interned. Borrowed, or
+   NULL. */
 static PyObject *
 same_set(PyObject *places, PyObject *sets, Py_ssize_t index)
 {
@@ -224,8 +226,8 @@ set_for(PyObject *places, PyObject *sets, Py_ssize_t index)
     return set != NULL ? Py_NewRef(set) : compilers_set(PyTuple_GET_ITEM(place, 1), copies);
 }
 
-/* Code with constant sets: the byte, uint32_t size of marshal's tuple of (path, names, copies) for each set, that tuple, and the
-   code as marshal has it. The names are looked for before the code is made, which interns its own. */
+/* Code with constant sets: the byte, uint32_t size of marshal's tuple of (path, names, copies) for each set, that
+   tuple, and the code as marshal has it. The names are looked for before the code is made, which interns its own. */
 #define WITH_SETS '\x01'
 
 static PyObject *

@@ -31,8 +31,8 @@
    keys. Leaves no exception. */
 void sources_install(loader_state *state);
 
-/* The code object in an entry's payload, as it is before it gets its file's name. NULL with an exception, or without one: it is
-   of no use here. */
+/* The code object in an entry's payload, as it is before it gets its file's name. NULL with an exception, or without
+   one: it is of no use here. */
 PyObject *sources_code_in(const char *payload, size_t size);
 
 void sources_clear(loader_state *state);

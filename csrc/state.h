@@ -43,8 +43,8 @@ struct guarded_attribute {
     PyObject *original; /* owned */
 };
 
-/* A namespace in which importlib finds what it calls, and what was there at a program's first look-up. While the dictionary's version
-   is the one of the last check, nothing in it was replaced. */
+/* A namespace in which importlib finds what it calls, and what was there at a program's first look-up. While the
+   dictionary's version is the one of the last check, nothing in it was replaced. */
 #define GUARDED_NAMESPACES 8
 
 struct guarded_namespace {
@@ -76,7 +76,7 @@ struct shortcut_strings {
 
 /* foreign_finder.c: the find_spec of a finder of the program's. */
 struct foreign_code {
-    const void *address; /* of its code object; only compared: another one may be there by now, if it isn't a known one */
+    const void *address; /* of its code object; only compared: if it isn't a known one, another may be there by now */
     PyObject *code; /* owned; NULL: not a known one */
     int kind;
 };
@@ -267,8 +267,8 @@ enter_call(void)
    importlib is not as CPython made it. */
 int guard_importlib(loader_state *state, const char **reason);
 
-/* An object of sys, as PySys_GetObject, which makes a str of the name each time. Borrowed; NULL without an exception. Needs
-   prepare_search(). */
+/* An object of sys, as PySys_GetObject, which makes a str of the name each time. Borrowed; NULL without an exception.
+   Needs prepare_search(). */
 static inline PyObject *
 system_object(loader_state *state, PyObject *name)
 {
@@ -286,7 +286,8 @@ bool prepare_search(loader_state *state);
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
 
-/* finder.c: the finder's find_spec(name, path). *absent, if asked for: it is proved that PathFinder would find nothing. */
+/* finder.c: the finder's find_spec(name, path). *absent, if asked for: it is proved that PathFinder would find
+   nothing. */
 PyObject *finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool *absent);
 
 /* Is there something that would tell by which way an import is made: audit hooks, profilers, tracers, tracemalloc, a
