@@ -43,7 +43,9 @@ def _interpreters() -> dict[str, str]:
     found = {f"{sys.version_info[0]}.{sys.version_info[1]}": sys.executable}
     for version in SUPPORTED:
         installed = Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
-        newest_first = sorted(installed, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])], reverse=True)
+        newest_first = sorted(
+            installed, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])], reverse=True
+        )
         for candidate in [*map(str, newest_first), shutil.which(f"python{version}")]:
             if version not in found and candidate and _version(candidate) == version:
                 found[version] = candidate
@@ -56,7 +58,9 @@ def _interpreters() -> dict[str, str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FOUND] = _interpreters()
-    config.addinivalue_line("markers", "one_interpreter: what no version of Python has a part in; runs with the newest only")
+    config.addinivalue_line(
+        "markers", "one_interpreter: what no version of Python has a part in; runs with the newest only"
+    )
 
 
 _FOUND = pytest.StashKey[dict[str, str]]()

@@ -140,7 +140,9 @@ class Stock:
         assert self.plain[:2] == (0, ""), self.plain
         age_folders(root / "programs")
         record = f"import sys; sys.path.insert(0, {str(root / 'programs')!r}); import copy, opcode, parts.part1, os; os._exit(0)"
-        subprocess.run([sys.executable, "-c", record], env=environment(root, PYCDS_CACHE_DIR=str(self.cache)), check=True)
+        subprocess.run(
+            [sys.executable, "-c", record], env=environment(root, PYCDS_CACHE_DIR=str(self.cache)), check=True
+        )
         self.fold()
         (path,) = self.cache.glob("*/image-0.pycds")
         self.name, self.earlier = path.relative_to(self.cache), path.read_bytes()
@@ -284,7 +286,10 @@ def pages_swapped(image: bytes, chance: random.Random) -> bytes:
     damaged = bytearray(image)
     for _ in range(chance.choice([1, 1, 2, 10])):
         one, other = page(image, chance), page(image, chance)
-        damaged[one : one + PAGE], damaged[other : other + PAGE] = damaged[other : other + PAGE], damaged[one : one + PAGE]
+        damaged[one : one + PAGE], damaged[other : other + PAGE] = (
+            damaged[other : other + PAGE],
+            damaged[one : one + PAGE],
+        )
     return bytes(damaged)
 
 
@@ -295,7 +300,9 @@ def page_lost(image: bytes, chance: random.Random) -> bytes:
 
 
 def truncated(image: bytes, chance: random.Random) -> bytes:
-    return image[: chance.choice([chance.randrange(len(image)), chance.randrange(300), len(image) - 1, page(image, chance)])]
+    return image[
+        : chance.choice([chance.randrange(len(image)), chance.randrange(300), len(image) - 1, page(image, chance)])
+    ]
 
 
 def lengthened(image: bytes, chance: random.Random) -> bytes:
@@ -424,7 +431,9 @@ def sealed_listings(image: bytes, chance: random.Random) -> bytes:
             elif kind == "entries" and names:
                 offset, width = chance.choice(list(NAME.values()))
                 where = entries + NAME_BYTES * chance.randrange(names) + offset
-            value = chance.choice([number(image, chance, width), chance.randrange(1 << 8 * width), chance.randrange(1, 64)])
+            value = chance.choice(
+                [number(image, chance, width), chance.randrange(1 << 8 * width), chance.randrange(1, 64)]
+            )
             damaged[where : where + width] = value.to_bytes(width, "little")
         if chance.random() < 0.1:  # a listing of another size
             offset, width = DIRECTORY["listing_bytes"]
@@ -465,7 +474,9 @@ def sealed_shared_table(image: bytes, chance: random.Random) -> bytes:
             record = table + 16 + 16 * block
             for field in range(2):
                 if chance.random() < 0.5:
-                    damaged[record + 4 * field : record + 4 * field + 4] = number(image, chance, 4).to_bytes(4, "little")
+                    damaged[record + 4 * field : record + 4 * field + 4] = number(image, chance, 4).to_bytes(
+                        4, "little"
+                    )
             start, size = (int.from_bytes(damaged[record + at : record + at + 4], "little") for at in (0, 4))
             content = bytes(damaged[table + start : table + start + size]) if size < len(image) else b""
             value = checksum(content) ^ checksum(bytes(damaged[record : record + 8]) + block.to_bytes(4, "little"))
@@ -519,7 +530,11 @@ def try_one(number: int, seed: int, cache: Path, forks: Forks) -> tuple[str, boo
     same = result == stock.plain
     if same or (kind in REPAIRED and result[0] in (0, 1)):
         return kind, same, None
-    return kind, False, Fault(number, kind, f"exit {result[0]}, stderr: {result[1][-1000:]!r}, stdout: {result[2][-300:]!r}")
+    return (
+        kind,
+        False,
+        Fault(number, kind, f"exit {result[0]}, stderr: {result[1][-1000:]!r}, stdout: {result[2][-300:]!r}"),
+    )
 
 
 def mended(image: bytes, cache: Path) -> tuple[int, str, str]:
@@ -580,7 +595,12 @@ def main() -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    told = {"python": sys.version.split()[0], "images": sum(counts.values()), "faults": len(faults), "seed": options.seed}
+    told = {
+        "python": sys.version.split()[0],
+        "images": sum(counts.values()),
+        "faults": len(faults),
+        "seed": options.seed,
+    }
     print(json.dumps(told | {"kinds": counts, "other answers": {kind: n for kind, n in others.items() if n}}))
     if faults:
         print(f"the images are in {root}")

@@ -155,7 +155,10 @@ def changed(before: list[str], after: list[str]) -> list[str]:
     # difflib is slow with a long trace, and most of it is equal
     start = next((i for i, (one, other) in enumerate(zip(before, after)) if one != other), min(len(before), len(after)))
     before, after = before[start:], after[start:]
-    end = next((i for i, (one, other) in enumerate(zip(before[::-1], after[::-1])) if one != other), min(len(before), len(after)))
+    end = next(
+        (i for i, (one, other) in enumerate(zip(before[::-1], after[::-1])) if one != other),
+        min(len(before), len(after)),
+    )
     before, after = before[: len(before) - end], after[: len(after) - end]
     lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
     return [f"{line[0]} {line[1:]}" for line in lines if line[0] in "+-"]

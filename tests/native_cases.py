@@ -152,7 +152,9 @@ def test_references_to_byte_strings_are_counted():
 
 
 def test_names_are_interned_across_modules():
-    decoded, _ = convert("alpha_beta = 1\ndef f(arg_one): return arg_one.attr_two\n", "alpha_beta = 2\nattr_two = arg_one")
+    decoded, _ = convert(
+        "alpha_beta = 1\ndef f(arg_one): return arg_one.attr_two\n", "alpha_beta = 2\nattr_two = arg_one"
+    )
     names = [code.co_names for code in decoded]
     assert names[0][0] is sys.intern("alpha_beta") and names[0][0] is names[1][0]
 
@@ -382,7 +384,14 @@ def check_monitoring(*, local):
         seen = []
         monitoring.use_tool_id(4, "test")
         try:
-            for event in (events.LINE, events.PY_START, events.PY_RETURN, events.CALL, events.BRANCH, events.INSTRUCTION):
+            for event in (
+                events.LINE,
+                events.PY_START,
+                events.PY_RETURN,
+                events.CALL,
+                events.BRANCH,
+                events.INSTRUCTION,
+            ):
                 monitoring.register_callback(
                     4, event, lambda code, *rest, event=event: code is f.__code__ and seen.append((event, rest[0]))
                 )
@@ -402,7 +411,9 @@ def check_monitoring(*, local):
 
 
 def test_collector():
-    (decoded,), (plain,) = convert("x = (1, ('a', 2.5), frozenset({1, 2}), ((3, frozenset({4, 5})), 1))\n" * 3 + SOURCE.replace("\n    ", "\n"))
+    (decoded,), (plain,) = convert(
+        "x = (1, ('a', 2.5), frozenset({1, 2}), ((3, frozenset({4, 5})), 1))\n" * 3 + SOURCE.replace("\n    ", "\n")
+    )
     for _ in range(3):
         gc.collect()
 
@@ -479,7 +490,13 @@ def test_bodies_are_freed():
         code = bodies.pop()
         scope = {"__name__": "module"}
         inside = {item.co_name: weakref.ref(item) for item in code.co_consts if isinstance(item, types.CodeType)}
-        inside["Inner"] = weakref.ref(next(item for item in inside["Body"]().co_consts if isinstance(item, types.CodeType) and item.co_name == "Inner"))
+        inside["Inner"] = weakref.ref(
+            next(
+                item
+                for item in inside["Body"]().co_consts
+                if isinstance(item, types.CodeType) and item.co_name == "Inner"
+            )
+        )
         itself = weakref.ref(code)
         exec(code, scope)
         del code
@@ -496,7 +513,9 @@ def test_bodies_are_freed():
 
 def test_bodies_leave_no_references():
     """Freeing takes back just the references that the body had: again and again, nothing dies that others use."""
-    marshalled = [marshal.dumps(compile(BODIES.replace("an attribute", f"attribute {i}"), "x", "exec")) for i in range(40)]
+    marshalled = [
+        marshal.dumps(compile(BODIES.replace("an attribute", f"attribute {i}"), "x", "exec")) for i in range(40)
+    ]
     table, streams = encode(*marshalled)
     shared = sys.intern("text")
     kept = []
@@ -528,7 +547,9 @@ def test_tracemalloc():
 def test_threads():
     import threading
 
-    marshalled = [marshal.dumps(compile(f"def f{i}(a): return a, 'text {i % 7}', {{{i}, 'z'}}", "x", "exec")) for i in range(200)]
+    marshalled = [
+        marshal.dumps(compile(f"def f{i}(a): return a, 'text {i % 7}', {{{i}, 'z'}}", "x", "exec")) for i in range(200)
+    ]
     table, streams = encode(*marshalled)
     results = {}
 
@@ -590,7 +611,9 @@ def test_deep_nesting_is_refused_by_both():
 
 
 def test_damaged_table():
-    marshalled = [marshal.dumps(compile(f"name_{i} = other_{i} = 'some text {i}'", "x", "exec")) for i in range(300)] * 2
+    marshalled = [
+        marshal.dumps(compile(f"name_{i} = other_{i} = 'some text {i}'", "x", "exec")) for i in range(300)
+    ] * 2
     table, streams = encode(*marshalled)
     streams, plain = streams[:300:7], [marshal.loads(data) for data in marshalled[:300:7]]
     assert native_decode(table, streams) == plain

@@ -39,7 +39,9 @@ def main(mode, output, statement, shift):
         return re.sub(r"(PYCDS_DISABLE\W+(?:(?:bytes b|str )')?)[01]", r"\1", text)
 
     found["exception"] = clean(error)
-    found = {key: clean(value) if isinstance(value, str) else [clean(item) for item in value] for key, value in found.items()}
+    found = {
+        key: clean(value) if isinstance(value, str) else [clean(item) for item in value] for key, value in found.items()
+    }
     stats = getattr(sys.modules[OURS], "stats", None)
     with open(output, "w", errors="backslashreplace") as file:
         json.dump([found, stats and stats()], file)
@@ -56,7 +58,9 @@ def stand_in():
         module = type(sys)(OURS)
         for folder in (os.path.join(entry, "pycds_auto") for entry in sys.path):
             if os.path.isdir(folder):
-                (module.__file__,) = (os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("_loader."))
+                (module.__file__,) = (
+                    os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("_loader.")
+                )
     sys.modules[OURS] = module
 
 
@@ -203,8 +207,12 @@ def state(modules, space):
     files = (os.path.join("/proc/self/fd", number) for number in os.listdir("/proc/self/fd"))
     found["open files"] = sorted(os.readlink(file) for file in files if os.path.islink(file))
     found["signals"] = [f"{number} {signal.getsignal(number)!r}" for number in sorted(signal.valid_signals())]
-    found["collector"] = f"{gc.isenabled()} {gc.get_threshold()} {gc.get_debug()} {gc.callbacks} {gc.get_freeze_count()}"
-    found["interpreter"] = f"{sys.getrecursionlimit()} {sys.getswitchinterval()} {sys.flags} {sys._xoptions} {sys.dont_write_bytecode}"
+    found["collector"] = (
+        f"{gc.isenabled()} {gc.get_threshold()} {gc.get_debug()} {gc.callbacks} {gc.get_freeze_count()}"
+    )
+    found["interpreter"] = (
+        f"{sys.getrecursionlimit()} {sys.getswitchinterval()} {sys.flags} {sys._xoptions} {sys.dont_write_bytecode}"
+    )
     found["working directory"] = os.getcwd()
     for name in order:
         if name not in ("__main__", "__mp_main__"):
@@ -215,10 +223,16 @@ def state(modules, space):
     for value in objects:
         if type(value) is FunctionType:
             if value.__code__.co_filename != __file__:
-                functions.setdefault(f"function {value.__module__}:{value.__qualname__}:{value.__code__.co_firstlineno}", []).append(value)
+                functions.setdefault(
+                    f"function {value.__module__}:{value.__qualname__}:{value.__code__.co_firstlineno}", []
+                ).append(value)
         elif type(value) is type and value.__name__ in REPLACED:  # not isinstance: lazy objects would do things
             pass
-        elif issubclass(type(value), type) and not is_ours(value) and type.__dict__["__module__"].__get__(value) != "pycds_auto._loader":
+        elif (
+            issubclass(type(value), type)
+            and not is_ours(value)
+            and type.__dict__["__module__"].__get__(value) != "pycds_auto._loader"
+        ):
             module = type.__dict__["__module__"].__get__(value)
             name = f"class {module if isinstance(module, str) else type(module)}:{type.__dict__['__qualname__'].__get__(value)}"
             classes.setdefault(name, []).append(value)
@@ -245,7 +259,11 @@ def describe_module(name, module, found):
             continue
         if variable == "compile" and name in ("re._compiler", "sre_compile"):  # csrc/patterns.h
             continue
-        if not (variable == "__builtins__" or name == "sys" and variable in ("modules", "meta_path", "path_importer_cache", "last_exc", "last_value")):
+        if not (
+            variable == "__builtins__"
+            or name == "sys"
+            and variable in ("modules", "meta_path", "path_importer_cache", "last_exc", "last_value")
+        ):
             found[f"{key}.{variable}"] = describe_value(space[variable])
     describe_spec(key, name, space.get("__spec__"), space, found)
 
@@ -288,7 +306,16 @@ def describe_spec(key, name, spec, space, found):
         return
     loader = spec.loader
     text = [safe_repr(spec)]
-    for field in ("name", "origin", "cached", "parent", "has_location", "loader_state", "_initializing", "_set_fileattr"):
+    for field in (
+        "name",
+        "origin",
+        "cached",
+        "parent",
+        "has_location",
+        "loader_state",
+        "_initializing",
+        "_set_fileattr",
+    ):
         value = getattr(spec, field, "(none)")
         text.append(f"{field}={safe_repr(value)}")
     locations = spec.submodule_search_locations

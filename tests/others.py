@@ -90,7 +90,9 @@ class Side:
         ours = [str(project)] if name == "with" else ["platformdirs>=4", "filelock>=3.12"]
         self.venv.pip("install", "--quiet", *ours)
         for arguments in suite.prepare:
-            support.run(self.venv.python, *arguments, env=self.environment(PYCDS_DISABLE="1"), cwd=self.source, quiet=False)
+            support.run(
+                self.venv.python, *arguments, env=self.environment(PYCDS_DISABLE="1"), cwd=self.source, quiet=False
+            )
         time.sleep(2.1)  # what is younger isn't archived
 
     def environment(self, **extra: str) -> dict[str, str]:
@@ -103,7 +105,16 @@ class Side:
             path.unlink(missing_ok=True)
         # below /tmp: sockets have short paths
         with tempfile.TemporaryDirectory(prefix="ot-", ignore_cleanup_errors=True) as temporary:
-            command = [self.venv.python, "-c", LAUNCH, stats, "--junit-xml", report, f"--basetemp={temporary}/base", *arguments]
+            command = [
+                self.venv.python,
+                "-c",
+                LAUNCH,
+                stats,
+                "--junit-xml",
+                report,
+                f"--basetemp={temporary}/base",
+                *arguments,
+            ]
             started = time.monotonic()
             with open(self.root / "output.txt", "a") as output:
                 try:
@@ -139,7 +150,19 @@ class Side:
 
 def judge(name: str, root: Path, project: Path, options: argparse.Namespace) -> int:
     suite = SUITES[name]
-    download = [options.python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", root, name]
+    download = [
+        options.python,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "-d",
+        root,
+        name,
+    ]
     subprocess.run([str(part) for part in download], check=True, stderr=subprocess.DEVNULL)
     (archive,) = root.glob("*.tar.gz")
     ours, plain = (Side(side, root / side, options.python, suite, archive, project) for side in ("with", "without"))
@@ -156,7 +179,10 @@ def judge(name: str, root: Path, project: Path, options: argparse.Namespace) -> 
         print(f"flaky: {', '.join(test for test in suspects if test not in confirmed) or 'none'}")
     for told, outcome in (("with", with_it), ("without", without)):
         counts = {key: list(outcome.methods.values()).count(key) for key in ("passed", "skipped", "failed")}
-        print(f"{archive.name} {told}: {outcome.result}, {counts}, {outcome.seconds:.0f} s {outcome.stats or ''}", flush=True)
+        print(
+            f"{archive.name} {told}: {outcome.result}, {counts}, {outcome.seconds:.0f} s {outcome.stats or ''}",
+            flush=True,
+        )
     for test, result in confirmed.items():
         print(f"NEW FAILURE {name}: {test}: {result}", flush=True)
     for side in (ours, plain):
@@ -171,7 +197,9 @@ def main() -> int:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"default: all of {', '.join(SUITES)}")
     parser.add_argument("--python", type=Path, default=Path(sys.executable))
     parser.add_argument("--timeout", type=int, default=3600, help="seconds for one run of one suite")
-    parser.add_argument("--work", type=Path, help="folder for venvs and outputs, which stays (default: a temporary one)")
+    parser.add_argument(
+        "--work", type=Path, help="folder for venvs and outputs, which stays (default: a temporary one)"
+    )
     options = parser.parse_args()
     support.PATIENCE = 3600
     with contextlib.ExitStack() as stack:
@@ -182,7 +210,10 @@ def main() -> int:
         for name in options.suites or SUITES:
             (root / name).mkdir()
             result = judge(name, root / name, project, options)
-            print(f"{name}: {('no new failure', 'new failures', 'the archive was not in use, or no test ran')[result]}", flush=True)
+            print(
+                f"{name}: {('no new failure', 'new failures', 'the archive was not in use, or no test ran')[result]}",
+                flush=True,
+            )
             worst = max(worst, result)
             if options.work is None:
                 shutil.rmtree(root / name, ignore_errors=True)

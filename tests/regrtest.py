@@ -264,7 +264,7 @@ def choose(python: Path, home: Path, options: argparse.Namespace) -> list[str]:
         # packages of tests are listed by their parts: test_importlib in 3.11, test.test_asyncio.test_events in 3.12
         matches = (name for name in listed for pattern in patterns if fits(name, pattern))
         chosen = list(dict.fromkeys(matches))
-        for pattern in (options.tests or PATTERNS):
+        for pattern in options.tests or PATTERNS:
             if not any(fits(name, pattern) for name in listed):
                 print(f"not in this interpreter's test package: {pattern}")
     return [name for name in chosen if not any(fits(name, pattern) for pattern in options.exclude)]
@@ -318,15 +318,21 @@ def report(side: str, outcomes: dict[str, Outcome]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", metavar="TEST", help="test files, or patterns; default: issue 4's list")
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter with the test package")
+    parser.add_argument(
+        "--python", type=Path, default=Path(sys.executable), help="an interpreter with the test package"
+    )
     parser.add_argument("--all", action="store_true", help="the whole suite")
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="test files to leave out")
-    parser.add_argument("--ignore", action="append", default=[], metavar="METHOD", help="test methods that hang in plain Python")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="METHOD", help="test methods that hang in plain Python"
+    )
     how = "how the archive gets its modules: by a run of the tests, or by `build --all` and an import of each (quicker)"
     parser.add_argument("--record", choices=["run", "import"], default="run", help=how)
     parser.add_argument("-j", "--jobs", type=int, default=2)
     parser.add_argument("--nice", type=int, default=10)
-    parser.add_argument("--timeout", type=int, default=900, help="seconds for a test method; a file may take twice that")
+    parser.add_argument(
+        "--timeout", type=int, default=900, help="seconds for a test method; a file may take twice that"
+    )
     parser.add_argument("--plain", type=Path, metavar="FILE", help="plain Python's results, reused or made")
     parser.add_argument("--only-plain", action="store_true", help="run the tests without pycds-auto only")
     parser.add_argument("--work", type=Path, help="folder for venvs and logs, which stays (default: a temporary one)")
@@ -369,7 +375,11 @@ def compare(root: Path, options: argparse.Namespace) -> int:
     report("with", with_it)
     report("without", without)
     totals = {key: sum(o.stats.get(key, 0) for o in with_it.values()) for key in ("hits", "misses", "stale")}
-    print("archive: " + ", ".join(f"{count:,} {key}" for key, count in totals.items()) + " in the test processes themselves")
+    print(
+        "archive: "
+        + ", ".join(f"{count:,} {key}" for key, count in totals.items())
+        + " in the test processes themselves"
+    )
     # a process that was killed, or that a test ends with os._exit, has no counts
     idle = [name for name, o in with_it.items() if o.stats and not (o.stats["active"] and o.stats["hits"])]
     unknown = [name for name, o in with_it.items() if not o.stats]

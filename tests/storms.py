@@ -264,7 +264,11 @@ def kill_rebuilders(user: User, program: Path, count: int, seed: int = 0) -> Kil
                 (folder / name).unlink(missing_ok=True)
         first, second = chance.sample(runners, 2)
         # without the end that starts a rebuilder
-        second.user.run(*second.options, "-c", f"import sys, os\nsys.path.insert(0, {str(program.parent)!r})\nimport app\nos._exit(0)")
+        second.user.run(
+            *second.options,
+            "-c",
+            f"import sys, os\nsys.path.insert(0, {str(program.parent)!r})\nimport app\nos._exit(0)",
+        )
         before = time.monotonic()
         process = None
         if in_background:
@@ -376,7 +380,16 @@ def clock_set_back(user: User, program: Path, work: Path, clocks: tuple[int, ...
         observed = away.observe(program, readonly=True)
         assert observed.result == plain
         assert observed.active and observed.misses == observed.stale == 0, (seconds, short(observed))
-        assert float(away.run("-c", "from pycds_auto import _loader; state = _loader.state(); print(_loader.inspect_image(state['image'])['built'])", plain=True).stdout) <= time.time() + seconds + 60
+        assert (
+            float(
+                away.run(
+                    "-c",
+                    "from pycds_auto import _loader; state = _loader.state(); print(_loader.inspect_image(state['image'])['built'])",
+                    plain=True,
+                ).stdout
+            )
+            <= time.time() + seconds + 60
+        )
         rebuilds += 1
     all_is_well([Runner(user)], program)
     return rebuilds
@@ -428,9 +441,17 @@ def pip_at_work(user: User, venv: Venv, work: Path, upgrades: int, reinstalled: 
     if reinstalled is not None:
         steps.append((reinstalled, steps[-1][1]))
     for wheel, version in steps:
-        pip = [sys.executable, "-m", "pip", "--python", str(venv.python)] if not venv.has_pip else [str(venv.python), "-m", "pip"]
+        pip = (
+            [sys.executable, "-m", "pip", "--python", str(venv.python)]
+            if not venv.has_pip
+            else [str(venv.python), "-m", "pip"]
+        )
         at_work = subprocess.Popen(
-            [*pip, *install, str(wheel)], env=user.env(plain=True), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=work
+            [*pip, *install, str(wheel)],
+            env=user.env(plain=True),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=work,
         )
         while at_work.poll() is None:
             done = subprocess.run(command, env=user.env(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -474,7 +495,9 @@ def storm(name: str, root: Path, failures: list[str]) -> Iterator[dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--python", action="append", required=True, help="an interpreter; several times for several versions")
+    parser.add_argument(
+        "--python", action="append", required=True, help="an interpreter; several times for several versions"
+    )
     parser.add_argument("--processes", type=int, default=500)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--upgrades", type=int, default=6)
@@ -516,7 +539,10 @@ def main() -> int:
         all_is_well([Runner(one)], program)
 
     each("crowd", crowd_of_one)
-    each("kills", lambda one, venv, work, told: told.update(kill_rebuilders(one, program, options.kills, options.seed)._asdict()))
+    each(
+        "kills",
+        lambda one, venv, work, told: told.update(kill_rebuilders(one, program, options.kills, options.seed)._asdict()),
+    )
     each("clock", lambda one, venv, work, told: told.update(rebuilds=clock_set_back(one, program, work)))
     each("pip", lambda one, venv, work, told: told.update(programs=pip_at_work(one, venv, work, options.upgrades)))
     if "interleaved" in wanted:

@@ -254,7 +254,9 @@ def hand_made_venv(interpreter: Path, path: Path, *macros: str) -> Path:
         pytest.skip(f"no compiler, or no headers for {interpreter}")
     run(interpreter, "-m", "venv", "--without-pip", path, env=env)
     (packages,) = (path / "lib").glob("python3*/site-packages")
-    shutil.copytree(REPOSITORY / "src/pycds_auto", packages / "pycds_auto", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(
+        REPOSITORY / "src/pycds_auto", packages / "pycds_auto", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
     shutil.copy(REPOSITORY / "pycds_auto.pth", packages)
     for name in ("filelock", "platformdirs"):
         (package,) = importlib.util.find_spec(name).submodule_search_locations

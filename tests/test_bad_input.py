@@ -30,7 +30,10 @@ class Stock:
 
     def __init__(self, venv: Venv, root: Path) -> None:
         self.program = root / "programs" / "app.py"
-        write(root / "programs", {"app.py": PROGRAM, "probe.py": PROBE.read_text(), "lib/__init__.py": "", "lib/m.py": "VALUE = 1\n"})
+        write(
+            root / "programs",
+            {"app.py": PROGRAM, "probe.py": PROBE.read_text(), "lib/__init__.py": "", "lib/m.py": "VALUE = 1\n"},
+        )
         age(root / "programs")
         self.user = User(venv.python, root / "home")
         self.user.home.mkdir()
@@ -88,7 +91,9 @@ def sections(image: bytes) -> dict[str, range]:
         "identity": range(HEADER_BYTES, HEADER_BYTES + fields["identity_bytes"]),
         "module table": range(fields["module_table"], fields["module_table"] + 4 * fields["module_buckets"]),
         "modules": range(modules, modules + MODULE_BYTES * fields["module_count"]),
-        "directory table": range(fields["directory_table"], fields["directory_table"] + 4 * fields["directory_buckets"]),
+        "directory table": range(
+            fields["directory_table"], fields["directory_table"] + 4 * fields["directory_buckets"]
+        ),
         "directories": range(directories, directories + DIRECTORY_BYTES * fields["directory_count"]),
         "all of the body": range(HEADER_BYTES + fields["identity_bytes"], len(image)),
         "payloads and listings": range(max(part for part in (modules, directories)), len(image)),
@@ -97,7 +102,16 @@ def sections(image: bytes) -> dict[str, range]:
     return found
 
 
-SECTIONS = ["header", "identity", "module table", "modules", "directory table", "directories", "all of the body", "payloads and listings"]
+SECTIONS = [
+    "header",
+    "identity",
+    "module table",
+    "modules",
+    "directory table",
+    "directories",
+    "all of the body",
+    "payloads and listings",
+]
 
 
 def flipped(image: bytes, part: range, count: int, seed: int) -> bytes:
@@ -187,11 +201,18 @@ except ValueError:
 """
 
 
-def forge(user: User, image: bytes, fields: list[tuple[int, int, int]], table: tuple[int, int, int] = (0, 1, 0)) -> None:
+def forge(
+    user: User, image: bytes, fields: list[tuple[int, int, int]], table: tuple[int, int, int] = (0, 1, 0)
+) -> None:
     user.image().write_bytes(image)
     path = [DIRECTORY["path"], DIRECTORY["path_bytes"]]
     assert path == [MODULE["path"], MODULE["path_bytes"]]
-    forged = {"fields": fields, "table": table, "path": path, "header": HEADER_BYTES + header_of(image)["identity_bytes"]}
+    forged = {
+        "fields": fields,
+        "table": table,
+        "path": path,
+        "header": HEADER_BYTES + header_of(image)["identity_bytes"],
+    }
     user.run("-c", FORGE, user.image(), json.dumps(forged), plain=True)
 
 
@@ -220,7 +241,11 @@ def test_impossible_header(stock: Stock, own: User, field: str) -> None:
 # What follows the checksum of a record, without its hash and times.
 RECORD_FIELDS = [
     *(("modules", name) for name in MODULE if name not in ("checksum", "path_hash", "mtime_ns", "payload_checksum")),
-    *(("directories", name) for name in DIRECTORY if name not in ("checksum", "path_hash", "mtime_ns", "ctime_ns", "listing_checksum")),
+    *(
+        ("directories", name)
+        for name in DIRECTORY
+        if name not in ("checksum", "path_hash", "mtime_ns", "ctime_ns", "listing_checksum")
+    ),
 ]
 
 
@@ -348,9 +373,7 @@ PLACES: dict[str, Callable[[Path], object]] = {
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=as_root) if "owned" in kind else kind for kind in PLACES]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=as_root) if "owned" in kind else kind for kind in PLACES])
 def test_image_that_cannot_be_trusted(stock: Stock, own: User, kind: str) -> None:
     image = own.image()
     PLACES[kind](image)
@@ -594,7 +617,12 @@ def test_full_disk(stock: Stock, own: User, size: int) -> None:
     assert {path.name for path in own.folder().iterdir()} <= allowed
 
     # misses of a process that starts no rebuilder
-    own.run("-c", f"import os, runpy; runpy.run_path({str(stock.program)!r}); os._exit(0)", env={"PYTHONUNBUFFERED": "1"}, cwd=stock.program.parent)
+    own.run(
+        "-c",
+        f"import os, runpy; runpy.run_path({str(stock.program)!r}); os._exit(0)",
+        env={"PYTHONUNBUFFERED": "1"},
+        cwd=stock.program.parent,
+    )
     pending = own.status()["pending_misses"]
     assert pending > 20
     built = limited(own, size, "-m", "pycds_auto", "build")
@@ -670,7 +698,9 @@ def test_faulty_module_is_left_out(user: User, programs: Path) -> None:
     """A syntax error is the program's business: build says so once, and archives the rest."""
     write(programs, {"faulty.py": "VALUE = (\n", "fine.py": "VALUE = 1\n"})
     age(programs)
-    result = user.command("build", "faulty", "fine", code=1, quiet=False, cwd=programs, env={"PYTHONPATH": str(programs)})
+    result = user.command(
+        "build", "faulty", "fine", code=1, quiet=False, cwd=programs, env={"PYTHONPATH": str(programs)}
+    )
     assert "Traceback" not in result.stderr and "faulty" in result.stderr
     code = "import probe, fine; probe.show('faulty')"
     observed = user.observe("-c", code, readonly=True, cwd=programs)
@@ -682,7 +712,16 @@ def test_status_is_for_reading(stock: Stock, own: User) -> None:
     text = own.command("status", readonly=True).stdout
     status = own.status()
     assert "active" in text and str(own.folder()) in text and str(status["image"]["modules"]) in text
-    assert set(status) == {"active", "reason", "python", "prefix", "cache_dir", "image", "pending_misses", "last_rebuild"}
+    assert set(status) == {
+        "active",
+        "reason",
+        "python",
+        "prefix",
+        "cache_dir",
+        "image",
+        "pending_misses",
+        "last_rebuild",
+    }
     assert set(status["image"]) == {"path", "bytes", "modules", "encoding", "built"}
     assert set(status["last_rebuild"]) == {"at", "seconds", "result"}
     assert re.fullmatch(r"20\d\d-.*", status["image"]["built"])

@@ -124,7 +124,9 @@ LOCAL = {
 
 
 def test_the_rule_of_windows(venv: Venv, tmp_path: Path) -> None:
-    compare(venv, tmp_path, [("win32", {"LOCALAPPDATA": value}, None) for value in LOCAL.values()] + [("win32", {}, None)])
+    compare(
+        venv, tmp_path, [("win32", {"LOCALAPPDATA": value}, None) for value in LOCAL.values()] + [("win32", {}, None)]
+    )
 
 
 def compare(venv: Venv, tmp_path: Path, cases: list) -> None:

@@ -316,7 +316,13 @@ for name in ('_lsprof', 'xxlimited', '_queue', 'termios'):
 """
 
 
-@variant("first/p/__init__.py", "first/p/_lsprof.py", "first/p/xxlimited.py", program=ANY_EXTENSION, served="p p._lsprof p.xxlimited")
+@variant(
+    "first/p/__init__.py",
+    "first/p/_lsprof.py",
+    "first/p/xxlimited.py",
+    program=ANY_EXTENSION,
+    served="p p._lsprof p.xxlimited",
+)
 def extension_module_appears(root: Path) -> None:
     put_extension(root, "first/p")
 
@@ -325,18 +331,36 @@ def with_an_extension(root: Path) -> None:
     put_extension(root, "first/p")
 
 
-@variant("first/p/__init__.py", "first/p/m.py", program=ANY_EXTENSION + "show('p.m')", prepare=with_an_extension, served="p p.m")
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    program=ANY_EXTENSION + "show('p.m')",
+    prepare=with_an_extension,
+    served="p p.m",
+)
 def extension_module_stays(root: Path) -> None:
     pass
 
 
-@variant("first/p/__init__.py", "first/p/m.py", program=ANY_EXTENSION + "show('p.m')", prepare=with_an_extension, served="p p.m")
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    program=ANY_EXTENSION + "show('p.m')",
+    prepare=with_an_extension,
+    served="p p.m",
+)
 def extension_module_vanishes(root: Path) -> None:
     for file in (root / "first/p").glob("*.so"):
         file.unlink()
 
 
-@variant("first/p/__init__.py", "first/p/m.py", program=ANY_EXTENSION + "show('p.m')", prepare=with_an_extension, served="p p.m")
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    program=ANY_EXTENSION + "show('p.m')",
+    prepare=with_an_extension,
+    served="p p.m",
+)
 def extension_module_becomes_a_source(root: Path) -> None:
     for file in (root / "first/p").glob("*.so"):
         write(file.parent, {file.name.split(".")[0] + ".py": CHANGED})
@@ -636,37 +660,56 @@ def path_reversed_by_the_program(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", "third/m.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    "third/m.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.path.insert(0, path('third'))
     show('m')
-""")
+""",
+)
 def path_entry_inserted(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.path.remove(path('first'))
     show('m')
-""")
+""",
+)
 def path_entry_removed(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     import pathlib
     if AFTER:
         sys.path[:0] = [None, 1, pathlib.Path(path('second')), os.fsencode(path('second')), '\\udcff']
     show('m', 'n', 'absent')
-""")
+""",
+)
 def path_entries_of_other_types(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     if AFTER:
         os.chdir(path('second'))
         sys.path.insert(0, '')
@@ -676,21 +719,30 @@ def path_entries_of_other_types(root: Path) -> None:
         show('n', 'o')
         os.chdir(path('second'))
         show('o')
-""")
+""",
+)
 def current_directory_changes(root: Path) -> None:
     write(root, {"second/m.py": CHANGED, "second/o.py": OTHER, "third/n.py": OTHER})
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     if AFTER:
         sys.path = [entry for entry in sys.path if entry != path('first')] + [path('third')]
     show('m', 'n')
-""")
+""",
+)
 def path_replaced(root: Path) -> None:
     write(root, {"third/m.py": CHANGED})
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     import zipfile
     if AFTER:
         archive = path('modules.zip')
@@ -699,22 +751,33 @@ def path_replaced(root: Path) -> None:
             file.writestr('p/__init__.py', 'VALUE = 8')
         sys.path.insert(0, archive)
     show('m', 'p')
-""")
+""",
+)
 def zip_shadows(root: Path) -> None:
     pass
 
 
-@variant("first/p/__init__.py", "first/p/m.py", "second/more/extra.py", served="p p.m", program="""
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    "second/more/extra.py",
+    served="p p.m",
+    program="""
     show('p')
     if AFTER:
         sys.modules['p'].__path__.append(path('second', 'more'))
     show('p.m', 'p.extra')
-""")
+""",
+)
 def package_path_extended(root: Path) -> None:
     pass
 
 
-@variant("first/p/__init__.py", "first/p/m.py", served="p p.m", program="""
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    served="p p.m",
+    program="""
     show('p')
     if AFTER:
         sys.modules['p'].__path__ = path('first', 'p')
@@ -725,12 +788,17 @@ def package_path_extended(root: Path) -> None:
     show('p.n')
     del sys.modules['p'].__path__
     show('p.o')
-""")
+""",
+)
 def package_path_is_a_string(root: Path) -> None:
     pass
 
 
-@variant("first/ns/a.py", "second/ns/b.py", served="ns.a ns.b", program="""
+@variant(
+    "first/ns/a.py",
+    "second/ns/b.py",
+    served="ns.a ns.b",
+    program="""
     show('ns', 'ns.a')
     if AFTER:
         sys.path.remove(path('second'))
@@ -738,7 +806,8 @@ def package_path_is_a_string(root: Path) -> None:
     if AFTER:
         sys.path.append(path('third'))
     show('ns.c', 'ns')
-""")
+""",
+)
 def namespace_follows_the_path(root: Path) -> None:
     write(root, {"third/ns/c.py": MODULE})
 
@@ -763,7 +832,12 @@ class Loader:
 """
 
 
-@variant("first/m.py", "first/n.py", served="m n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program=SYNTHETIC
+    + """
 def hook(entry):
     if entry == path('first'):
         return Finder('m')
@@ -773,12 +847,19 @@ if AFTER:
     sys.path_hooks.insert(0, hook)
     sys.path_importer_cache.clear()
 show('m', 'absent')
-""")
+""",
+)
 def path_hook_inserted(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", "second/o.py", served="m n o", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    "second/o.py",
+    served="m n o",
+    program=SYNTHETIC
+    + """
 def hook(entry):
     if not entry.startswith(ROOT):
         raise ImportError
@@ -788,104 +869,160 @@ show('n')
 if AFTER:
     sys.path_hooks.insert(0, hook)
 show('m', 'o', 'absent')
-""")
+""",
+)
 def path_hook_inserted_after_entries_were_searched(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.path_hooks.clear()
     show('m')
     sys.path_importer_cache.clear()
     show('o')
-""")
+""",
+)
 def path_hooks_emptied(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program=SYNTHETIC
+    + """
 show('n')
 if AFTER:
     sys.path_importer_cache[path('first')] = Finder('m')
 show('m')
-""")
+""",
+)
 def finder_of_an_entry_replaced(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", "second/m.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    "second/m.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.path_importer_cache[path('first')] = None
     show('m', 'absent')
-""")
+""",
+)
 def finder_of_an_entry_removed(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program=SYNTHETIC
+    + """
 show('n')
 if AFTER:
     sys.meta_path.insert(0, Finder('m', 'absent'))
 show('m', 'absent')
-""")
+""",
+)
 def finder_inserted_first(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="n",
+    program=SYNTHETIC
+    + """
 show('n')
 if AFTER:
     sys.meta_path.insert(sys.meta_path.index(importlib.machinery.PathFinder), Finder('m', 'absent'))
 show('absent')
-""")
+""",
+)
 def finder_inserted_before_the_path_finder(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program=SYNTHETIC
+    + """
 show('n')
 if AFTER:
     sys.meta_path.append(Finder('m', 'absent'))
 show('m', 'absent')
-""")
+""",
+)
 def finder_appended(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.meta_path.remove(importlib.machinery.PathFinder)
     show('m')
-""")
+""",
+)
 def path_finder_removed(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.meta_path = [finder for finder in sys.meta_path if finder is not importlib.machinery.PathFinder]
     show('m')
-""")
+""",
+)
 def meta_path_replaced_without_the_path_finder(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         sys.meta_path.clear()
     show('m')
-""")
+""",
+)
 def meta_path_emptied(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program=SYNTHETIC + """
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program=SYNTHETIC
+    + """
 class Faulty:
     def find_spec(self, name, path=None, target=None):
         if name == 'm':
@@ -894,12 +1031,17 @@ show('n')
 if AFTER:
     sys.meta_path.insert(0, Faulty())
 show('m', 'absent')
-""")
+""",
+)
 def faulty_finder_inserted(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('n')
     if AFTER:
         original = importlib.machinery.PathFinder.find_spec
@@ -908,12 +1050,17 @@ def faulty_finder_inserted(root: Path) -> None:
             return original(name, path, target)
         importlib.machinery.PathFinder.find_spec = find_spec
     show('m', 'absent')
-""")
+""",
+)
 def path_finder_patched(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "second/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "second/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         original = importlib.machinery.FileFinder.find_spec
@@ -923,12 +1070,17 @@ def path_finder_patched(root: Path) -> None:
             return original(self, name, target)
         importlib.machinery.FileFinder.find_spec = find_spec
     show('n', 'absent')
-""")
+""",
+)
 def file_finder_patched(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         original = importlib.machinery.SourceFileLoader.get_code
@@ -937,12 +1089,17 @@ def file_finder_patched(root: Path) -> None:
             return original(self, name)
         importlib.machinery.SourceFileLoader.get_code = get_code
     show('n')
-""")
+""",
+)
 def source_loader_patched(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         original = importlib.machinery.SourceFileLoader.exec_module
@@ -952,12 +1109,17 @@ def source_loader_patched(root: Path) -> None:
             module.PATCHED = True
         importlib.machinery.SourceFileLoader.exec_module = exec_module
     show('n')
-""")
+""",
+)
 def execution_patched(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     import builtins
     show('m')
     if AFTER:
@@ -968,17 +1130,23 @@ def execution_patched(root: Path) -> None:
             return original(name, globals, locals, fromlist, level)
         builtins.__import__ = traced
     show('n', 'absent')
-""")
+""",
+)
 def import_function_replaced(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         sys.modules['n'] = None
     show('n')
-""")
+""",
+)
 def module_forbidden(root: Path) -> None:
     pass
 
@@ -986,40 +1154,55 @@ def module_forbidden(root: Path) -> None:
 # Files change while the program runs
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     if AFTER:
         write('first/new.py', 'VALUE = 9')
     show('new')
-""")
+""",
+)
 def module_written_by_the_program(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m', 'new')
     if AFTER:
         write('first/new.py', 'VALUE = 9')
         importlib.invalidate_caches()
     show('new')
-""")
+""",
+)
 def module_written_by_the_program_and_caches_invalidated(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     if AFTER:
         before = os.stat(path('first'))
         write('first/new.py', 'VALUE = 9')
         os.utime(path('first'), ns=(before.st_atime_ns, before.st_mtime_ns))
     show('new')
-""")
+""",
+)
 def module_written_and_the_directorys_time_restored(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     if AFTER:
         before = os.stat(path('first'))
@@ -1027,12 +1210,16 @@ def module_written_and_the_directorys_time_restored(root: Path) -> None:
         os.utime(path('first'), ns=(before.st_atime_ns, before.st_mtime_ns))
         importlib.invalidate_caches()
     show('new')
-""")
+""",
+)
 def module_written_time_restored_and_caches_invalidated(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     if AFTER:
         sys.path.insert(0, path('late'))
@@ -1042,27 +1229,38 @@ def module_written_time_restored_and_caches_invalidated(root: Path) -> None:
     show('new')
     importlib.invalidate_caches()
     show('new')
-""")
+""",
+)
 def path_entry_created_by_the_program(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         os.unlink(path('first', 'n.py'))
     show('n')
-""")
+""",
+)
 def module_deleted_by_the_program(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     show('m')
     if AFTER:
         write('first/n.py', 'VALUE = 9')
     show('n')
-""")
+""",
+)
 def module_edited_by_the_program(root: Path) -> None:
     pass
 
@@ -1082,7 +1280,10 @@ def body_writes_a_shadowing_module(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     first = sys.modules['m'].__spec__.loader
     if AFTER:
@@ -1091,12 +1292,16 @@ def body_writes_a_shadowing_module(root: Path) -> None:
     show('m')
     importlib.reload(sys.modules['m'])
     show('m')
-""")
+""",
+)
 def reloaded_after_an_edit(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     show('m')
     importlib.reload(sys.modules['m'])
     show('m')
@@ -1104,12 +1309,16 @@ def reloaded_after_an_edit(root: Path) -> None:
     show('m')
     sys.modules['m'].function.__code__ is None
     attempt('import m; m.function()')
-""")
+""",
+)
 def reloaded_without_a_change(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     spec = importlib.util.find_spec('m')
     if AFTER:
         write('first/m.py', 'VALUE = 9')
@@ -1117,12 +1326,16 @@ def reloaded_without_a_change(root: Path) -> None:
     sys.modules['m'] = module
     spec.loader.exec_module(module)
     describe(module)
-""")
+""",
+)
 def edited_between_finding_and_executing(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", served="m", program="""
+@variant(
+    "first/m.py",
+    served="m",
+    program="""
     spec = importlib.util.find_spec('m')
     if AFTER:
         os.unlink(path('first', 'm.py'))
@@ -1133,7 +1346,8 @@ def edited_between_finding_and_executing(root: Path) -> None:
     except OSError as error:
         print(error)
     describe(module)
-""")
+""",
+)
 def deleted_between_finding_and_executing(root: Path) -> None:
     pass
 
@@ -1141,7 +1355,12 @@ def deleted_between_finding_and_executing(root: Path) -> None:
 # No change at all: what programs see of modules and loaders
 
 
-@variant("first/p/__init__.py", "first/p/m.py", "first/p/data.txt", served="p p.m", program="""
+@variant(
+    "first/p/__init__.py",
+    "first/p/m.py",
+    "first/p/data.txt",
+    served="p p.m",
+    program="""
     import importlib.resources, inspect, pkgutil, runpy, warnings
     import p.m
     module = p.m
@@ -1176,12 +1395,18 @@ def deleted_between_finding_and_executing(root: Path) -> None:
     sys.modules['lazy'] = made
     again.loader.exec_module(made)
     print(made.VALUE, type(made))
-""")
+""",
+)
 def loader_protocol(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m", n="import m\nm.function()\n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m",
+    n="import m\nm.function()\n",
+    program="""
     show('m', 'n')
     attempt('import m; m.function()')
     attempt('import importlib; importlib.import_module("n")')
@@ -1190,7 +1415,8 @@ def loader_protocol(root: Path) -> None:
     attempt('from m import absent')
     attempt('from . import absent')
     attempt('import m.absent')
-""")
+""",
+)
 def exceptions(root: Path) -> None:
     pass
 
@@ -1231,9 +1457,13 @@ def modules_that_replace_themselves(root: Path) -> None:
     pass
 
 
-@variant("first/dé/é.py", "first/dé/päck/__init__.py", "first/dé/päck/süb.py",
-         *(f"first/dé/m{number}.py" for number in range(30)),  # shared keys get their final size by so many instances
-         served="", program="""
+@variant(
+    "first/dé/é.py",
+    "first/dé/päck/__init__.py",
+    "first/dé/päck/süb.py",
+    *(f"first/dé/m{number}.py" for number in range(30)),  # shared keys get their final size by so many instances
+    served="",
+    program="""
     sys.path.insert(0, path("first", "dé"))
     import é, päck.süb
     modules = [é, päck, päck.süb, *(importlib.import_module(f"m{number}") for number in range(30))]
@@ -1244,12 +1474,18 @@ def modules_that_replace_themselves(root: Path) -> None:
             loader.path, loader.name, spec.name, spec.origin, spec.cached, module.__file__, module.__name__,
             *module.__dict__.get("__path__", ()))])
     print([size(entry) for entry in sys.path], [size(entry) for entry in sys.path_importer_cache])
-""")
+""",
+)
 def sizes(root: Path) -> None:
     pass
 
 
-@variant("first/é.py", "first/ﬁ.py", "first/with-dash.py", served="é", program="""
+@variant(
+    "first/é.py",
+    "first/ﬁ.py",
+    "first/with-dash.py",
+    served="é",
+    program="""
     show('é', 'ﬁ')
     for name in ('with-dash', 'é', 'e\\u0301', '', '.', 'a..b', 'é.', '\\udcff', 'a/b', 'm\\0'):
         try:
@@ -1258,12 +1494,17 @@ def sizes(root: Path) -> None:
             print(ascii(name), type(error), ascii(str(error)))
         else:
             print(ascii(name), 'imported')
-""")
+""",
+)
 def names_of_all_kinds(root: Path) -> None:
     pass
 
 
-@variant("first/m.py", "first/n.py", served="m n", program="""
+@variant(
+    "first/m.py",
+    "first/n.py",
+    served="m n",
+    program="""
     for name in ('m', 'n', 'absent', 'm.absent'):
         try:
             print(name, importlib.util.find_spec(name) is not None)
@@ -1276,7 +1517,8 @@ def names_of_all_kinds(root: Path) -> None:
     attempt('import absent')
     print(set(sys.modules) - before)
     print(importlib.machinery.PathFinder.find_spec('m').name)
-""")
+""",
+)
 def specs(root: Path) -> None:
     pass
 
@@ -1384,7 +1626,12 @@ def test_changed_trees_after_a_rebuild(trees: Trees) -> None:
     for variant in changed:
         trees.run(variant, "after")
     trees.user.build()
-    for name in ("edited in place with equal size", "module becomes a package", "shadowed by an earlier entry", "symlink swapped"):
+    for name in (
+        "edited in place with equal size",
+        "module becomes a package",
+        "shadowed by an earlier entry",
+        "symlink swapped",
+    ):
         observed = trees.observe(VARIANTS[name], "after", readonly=True)
         assert "m" in observed.served() and observed.misses == observed.stale == 0, name
     different = []

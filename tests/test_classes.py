@@ -383,7 +383,13 @@ print(json.dumps([report, told, tries, behaviour], default=repr))
 
 
 def test_classes_are_the_same_to_the_last_slot(user: User, tmp_path) -> None:
-    write(tmp_path, {"classes.py": CLASSES, "program.py": "import bisect, argparse, decimal\n" + "from classes import *\n" + CHECKS + TELL})
+    write(
+        tmp_path,
+        {
+            "classes.py": CLASSES,
+            "program.py": "import bisect, argparse, decimal\n" + "from classes import *\n" + CHECKS + TELL,
+        },
+    )
     age(tmp_path)
     program = tmp_path / "program.py"
     user.run(program, quiet=False)
@@ -396,7 +402,9 @@ def test_classes_are_the_same_to_the_last_slot(user: User, tmp_path) -> None:
 def _compare(ours: list, plain: list) -> None:
     assert len(plain[0]) > 700
     assert [row[:5] for row in ours[0]] == [row[:5] for row in plain[0]]
-    different = [(a[1], [(x, y) for x, y in zip(a[5], b[5]) if x != y]) for a, b in zip(ours[0], plain[0]) if a[5] != b[5]]
+    different = [
+        (a[1], [(x, y) for x, y in zip(a[5], b[5]) if x != y]) for a, b in zip(ours[0], plain[0]) if a[5] != b[5]
+    ]
     assert not different
     assert ours[1:] == plain[1:]
 
@@ -405,8 +413,10 @@ def test_it_is_in_use_and_can_be_left_out(user: User, tmp_path) -> None:
     """What type.__new__ calls lies in our extension, unless it was left out."""
     write(
         tmp_path,
-        {"program.py": "import bisect, colorsys, sched, argparse, ctypes\nprint((ctypes.c_uint64 * 51).from_address(id(type))[39])\n"
-                       "print(open('/proc/self/maps').read())\n"},
+        {
+            "program.py": "import bisect, colorsys, sched, argparse, ctypes\nprint((ctypes.c_uint64 * 51).from_address(id(type))[39])\n"
+            "print(open('/proc/self/maps').read())\n"
+        },
     )
     age(tmp_path)
     user.run(tmp_path / "program.py")

@@ -56,88 +56,247 @@ SILENT = {
 # Each shows something at its end: plain Python must show it. With what must be in its output, so that the program is one.
 VISIBLE = {
     "global": (f"import json\n{LOUD}kept = Loud()\n", "end of loud"),
-    "buffer_closes": ("import json, io\nout = print\ns = io.StringIO(); s.write('precious')\ns.close = lambda: out('closing', s.getvalue(), flush=True)\n", "closing precious"),
-    "bytes_close": ("import json, io, os\ns = io.BytesIO(); s.close = lambda write=os.write: write(1, b'closing bytes\\n'); s.me = s\n", "closing bytes"),
+    "buffer_closes": (
+        "import json, io\nout = print\ns = io.StringIO(); s.write('precious')\ns.close = lambda: out('closing', s.getvalue(), flush=True)\n",
+        "closing precious",
+    ),
+    "bytes_close": (
+        "import json, io, os\ns = io.BytesIO(); s.close = lambda write=os.write: write(1, b'closing bytes\\n'); s.me = s\n",
+        "closing bytes",
+    ),
     "cycle": (f"import json\n{LOUD}kept = Loud(); kept.me = kept\n", "end of loud"),
     "lost_cycle": (f"import json, gc\ngc.disable()\n{LOUD}x = Loud(); x.me = x; del x\n", "end of loud"),
     "default": (f"import json\n{LOUD}def f(x=Loud('default')): pass\n", "end of default"),
     "keyword_default": (f"import json\n{LOUD}def f(*, x=Loud('keyword')): pass\n", "end of keyword"),
     "closure": (f"import json\n{LOUD}def g():\n    x = Loud('cell')\n    return lambda: x\nf = g()\n", "end of cell"),
     "class_attribute": (f"import json\n{LOUD}class C:\n    x = Loud('attribute')\n", "end of attribute"),
-    "metaclass": ("import json\nclass M(type):\n    def __del__(cls): print('end of class', cls.__name__)\nclass C(metaclass=M): pass\n", "end of class C"),
-    "slots": ("import json\nclass L:\n    __slots__ = ()\n    def __del__(self): print('end of slots')\nkept = {'a': (1, (L(), 2))}\n", "end of slots"),
-    "constants": ("import json\nclass L:\n    __slots__ = ()\n    def __del__(self): print('end of constant')\ndef f(): return 5\nf.__code__ = f.__code__.replace(co_consts=(None, L()))\n", ""),
-    "subclass": ("import json\nclass S(str):\n    __slots__ = ()\n    def __del__(self): print('end of text')\nkept = S('x')\n", "end of text"),
-    "late_del": ("import json\nclass A: pass\na = A()\nA.__del__ = lambda self: print('end, added later')\n", "end, added later"),
+    "metaclass": (
+        "import json\nclass M(type):\n    def __del__(cls): print('end of class', cls.__name__)\nclass C(metaclass=M): pass\n",
+        "end of class C",
+    ),
+    "slots": (
+        "import json\nclass L:\n    __slots__ = ()\n    def __del__(self): print('end of slots')\nkept = {'a': (1, (L(), 2))}\n",
+        "end of slots",
+    ),
+    "constants": (
+        "import json\nclass L:\n    __slots__ = ()\n    def __del__(self): print('end of constant')\ndef f(): return 5\nf.__code__ = f.__code__.replace(co_consts=(None, L()))\n",
+        "",
+    ),
+    "subclass": (
+        "import json\nclass S(str):\n    __slots__ = ()\n    def __del__(self): print('end of text')\nkept = S('x')\n",
+        "end of text",
+    ),
+    "late_del": (
+        "import json\nclass A: pass\na = A()\nA.__del__ = lambda self: print('end, added later')\n",
+        "end, added later",
+    ),
     "inherited": (f"import json\n{LOUD}class D(dict, Loud): pass\nd = D(); d.name = 'dict'\n", "end of dict"),
     "partial": (f"import json, functools\n{LOUD}p = functools.partial(print, Loud('partial'))\n", "end of partial"),
-    "default_dictionary": (f"import json, collections\n{LOUD}p = collections.defaultdict(list, a=Loud('entry'))\n", "end of entry"),
+    "default_dictionary": (
+        f"import json, collections\n{LOUD}p = collections.defaultdict(list, a=Loud('entry'))\n",
+        "end of entry",
+    ),
     "context": (f"import json, contextvars\n{LOUD}v = contextvars.ContextVar('v'); v.set(Loud('context'))\n", ""),
     "local": (f"import json, threading\n{LOUD}x = threading.local(); x.a = Loud('local')\n", "end of local"),
-    "traceback": (f"import json\n{LOUD}def f():\n    x = Loud('frame')\n    1 / 0\ntry: f()\nexcept Exception as e: kept = e\n", "end of frame"),
-    "lost_finally": ("import json, gc\ngc.disable()\ndef g():\n    me = yield\n    try: yield me\n    finally: print('finally')\nx = g(); next(x); x.send(x); del x; gc.enable()\n", "finally"),
-    "lost_reference": ("import json, gc, weakref\ngc.disable()\nclass A: pass\na = A(); a.me = a; r = weakref.ref(a, lambda r: print('lost')); del a; gc.enable()\n", "lost"),
-    "flush_makes": (f"import json, sys\n{LOUD}class Out:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self):\n        self.out.flush(); sys.stderr.flush(); globals().update(late=Loud('flushed'))\nsys.stdout = Out(sys.stdout); print('x')\n", "end of flushed"),
-    "stderr_makes": (f"import json, sys\n{LOUD}class Err:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self): self.out.flush(); globals().update(late=Loud('made by stderr'))\nsys.stderr = Err(sys.stderr)\n", "end of made by stderr"),
-    "flush_in_c": (f"import json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in C'), seen=len(sys.modules) > 20); sys.__stdout__.write(f'modules: {{seen}}\\n')\nclass Out:\n    flush = functools.partial(sorted, [sys.stderr.flush, f], key=lambda g: g() or 0) if not hasattr(operator, 'call') else functools.partial(sorted, [sys.stderr.flush, f], key=operator.call)\n    write = sys.stdout.write\nsys.stdout = Out()\n", "end of made in C"),
-    "buffer_flush": (f"import io, json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in buffer')); return None\nclass Raw(io.RawIOBase):\n    def writable(self): return True\n    def write(self, b): sys.__stdout__.write(bytes(b).decode()); return len(b)\n    def flush(self): sys.stderr.flush(); f()\nsys.stdout = io.TextIOWrapper(io.BufferedWriter(Raw())); print('x')\n", "end of made in buffer"),
-    "signal": (f"import json, signal\n{LOUD}class H(Loud):\n    def __call__(self, *a): pass\nsignal.signal(signal.SIGUSR1, H('handler'))\n", "end of handler"),
+    "traceback": (
+        f"import json\n{LOUD}def f():\n    x = Loud('frame')\n    1 / 0\ntry: f()\nexcept Exception as e: kept = e\n",
+        "end of frame",
+    ),
+    "lost_finally": (
+        "import json, gc\ngc.disable()\ndef g():\n    me = yield\n    try: yield me\n    finally: print('finally')\nx = g(); next(x); x.send(x); del x; gc.enable()\n",
+        "finally",
+    ),
+    "lost_reference": (
+        "import json, gc, weakref\ngc.disable()\nclass A: pass\na = A(); a.me = a; r = weakref.ref(a, lambda r: print('lost')); del a; gc.enable()\n",
+        "lost",
+    ),
+    "flush_makes": (
+        f"import json, sys\n{LOUD}class Out:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self):\n        self.out.flush(); sys.stderr.flush(); globals().update(late=Loud('flushed'))\nsys.stdout = Out(sys.stdout); print('x')\n",
+        "end of flushed",
+    ),
+    "stderr_makes": (
+        f"import json, sys\n{LOUD}class Err:\n    def __init__(self, out): self.out = out\n    def write(self, text): return self.out.write(text)\n    def flush(self): self.out.flush(); globals().update(late=Loud('made by stderr'))\nsys.stderr = Err(sys.stderr)\n",
+        "end of made by stderr",
+    ),
+    "flush_in_c": (
+        f"import json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in C'), seen=len(sys.modules) > 20); sys.__stdout__.write(f'modules: {{seen}}\\n')\nclass Out:\n    flush = functools.partial(sorted, [sys.stderr.flush, f], key=lambda g: g() or 0) if not hasattr(operator, 'call') else functools.partial(sorted, [sys.stderr.flush, f], key=operator.call)\n    write = sys.stdout.write\nsys.stdout = Out()\n",
+        "end of made in C",
+    ),
+    "buffer_flush": (
+        f"import io, json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in buffer')); return None\nclass Raw(io.RawIOBase):\n    def writable(self): return True\n    def write(self, b): sys.__stdout__.write(bytes(b).decode()); return len(b)\n    def flush(self): sys.stderr.flush(); f()\nsys.stdout = io.TextIOWrapper(io.BufferedWriter(Raw())); print('x')\n",
+        "end of made in buffer",
+    ),
+    "signal": (
+        f"import json, signal\n{LOUD}class H(Loud):\n    def __call__(self, *a): pass\nsignal.signal(signal.SIGUSR1, H('handler'))\n",
+        "end of handler",
+    ),
     "builtin": (f"import json, builtins\n{LOUD}builtins.kept = Loud('builtin')\n", "end of builtin"),
     "sys": (f"import json, sys\n{LOUD}sys._kept = Loud('sys')\n", "end of sys"),
-    "meta_path": ("import json, os, sys\nclass L:\n    def __del__(self, w=os.write): w(1, b'end of finder')\n    def find_spec(self, *a): pass\nsys.meta_path.insert(0, L())\n", "end of finder"),
-    "meta_path_slots": ("import json, os, sys\nclass L:\n    __slots__ = ()\n    def __del__(self, w=os.write): w(1, b'end of finder')\n    def find_spec(self, *a): pass\nsys.meta_path.insert(0, L())\ndel L\n", "end of finder"),
+    "meta_path": (
+        "import json, os, sys\nclass L:\n    def __del__(self, w=os.write): w(1, b'end of finder')\n    def find_spec(self, *a): pass\nsys.meta_path.insert(0, L())\n",
+        "end of finder",
+    ),
+    "meta_path_slots": (
+        "import json, os, sys\nclass L:\n    __slots__ = ()\n    def __del__(self, w=os.write): w(1, b'end of finder')\n    def find_spec(self, *a): pass\nsys.meta_path.insert(0, L())\ndel L\n",
+        "end of finder",
+    ),
     "modules": (f"import json, sys\n{LOUD}sys.modules['other'] = Loud('module')\n", "end of module"),
-    "atexit_late": (f"import json, atexit\n{LOUD}atexit.register(lambda: globals().update(x=Loud('late')))\n", "end of late"),
+    "atexit_late": (
+        f"import json, atexit\n{LOUD}atexit.register(lambda: globals().update(x=Loud('late')))\n",
+        "end of late",
+    ),
     "text_file": ("import json\nf = open('out', 'w'); f.write('kept back')\nprint('text')\n", "text"),
     "binary_file": ("import json\nf = open('out', 'wb'); f.write(b'kept back')\nprint('binary')\n", "binary"),
-    "file_in_closure": ("import json\ndef g():\n    f = open('out', 'w')\n    def h(x): f.write(x)\n    return h\nh = g(); h('kept back')\nprint('closure')\n", "closure"),
-    "file_in_class": ("import json\nclass C:\n    f = open('out', 'w')\nC.f.write('kept back')\nprint('class')\n", "class"),
-    "std_replaced": ("import json, sys, io\nsys.stdout = io.TextIOWrapper(open('out', 'wb')); print('kept back'); sys.stderr.write('replaced')\n", "replaced"),
-    "std_wrapped": ("import json, sys, io\nw = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False))); w.write('wrapped')\n", "wrapped"),
-    "std_method": ("import json, sys\nsys.__stdout__.close = lambda: sys.__stderr__.write('closing')\nkept = sys.stdout\n", ""),
-    "generator": ("import json\ndef g():\n    try: yield 1\n    finally: print('finally')\nx = g(); next(x)\n", "finally"),
+    "file_in_closure": (
+        "import json\ndef g():\n    f = open('out', 'w')\n    def h(x): f.write(x)\n    return h\nh = g(); h('kept back')\nprint('closure')\n",
+        "closure",
+    ),
+    "file_in_class": (
+        "import json\nclass C:\n    f = open('out', 'w')\nC.f.write('kept back')\nprint('class')\n",
+        "class",
+    ),
+    "std_replaced": (
+        "import json, sys, io\nsys.stdout = io.TextIOWrapper(open('out', 'wb')); print('kept back'); sys.stderr.write('replaced')\n",
+        "replaced",
+    ),
+    "std_wrapped": (
+        "import json, sys, io\nw = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False))); w.write('wrapped')\n",
+        "wrapped",
+    ),
+    "std_method": (
+        "import json, sys\nsys.__stdout__.close = lambda: sys.__stderr__.write('closing')\nkept = sys.stdout\n",
+        "",
+    ),
+    "generator": (
+        "import json\ndef g():\n    try: yield 1\n    finally: print('finally')\nx = g(); next(x)\n",
+        "finally",
+    ),
     "coroutine": ("import json\nasync def c(): pass\nx = c()\n", "never awaited"),
-    "async_generator": ("import json\nasync def c():\n    try: yield 1\n    finally: print('finally')\nx = c(); a = x.asend(None)\ntry: a.send(None)\nexcept StopIteration: print('started')\n", "started"),
-    "reference": ("import json, sys, weakref\nclass A: pass\na = A(); r = weakref.ref(a, lambda r: print('dead'))\nsys.kept = r\nsys._kept = a; del a\n", "dead"),
-    "proxy": ("import json, sys, weakref\nclass A: pass\na = A(); r = weakref.proxy(a, lambda r: print('dead'))\nsys.kept = r\nsys._kept = a; del a\n", "dead"),
-    "method_reference": ("import json, sys, weakref\nclass A: pass\nclass B:\n    def m(self, r): print('dead')\na = A(); b = B(); r = weakref.ref(a, b.m)\nsys.kept = r\nsys._kept = a; del a\n", "dead"),
-    "mark_property": ("import json, sys, weakref\nclass S:\n    def mark(self, reference=None):\n        self.dead = True\n    dead = property(lambda s: 1, lambda s, v: print('marked'))\ns = S()\ndef f(): pass\nr = weakref.ref(f, s.mark)\nsys.kept = r\nsys._kept = f; del f\n", "marked"),
-    "mark_setattr": ("import json, sys, weakref\nclass S:\n    def mark(self, reference=None):\n        self.dead = True\n    def __setattr__(self, *a): print('marked')\ns = S()\ndef f(): pass\nr = weakref.ref(f, s.mark)\nsys.kept = r\nsys._kept = f; del f\n", "marked"),
-    "weak_subclass": ("import json, sys, weakref\nclass W(weakref.WeakSet):\n    @property\n    def _iterating(self): print('asked'); return False\n    @_iterating.setter\n    def _iterating(self, v): pass\nclass A: pass\na = A(); w = W(); w.add(a)\nsys.kept = w\nsys._kept = a; del a\n", "asked"),
-    "weak_key": ("import json, sys, weakref\nclass K:\n    def __hash__(self): print('hashed'); return 1\nclass A: pass\na = A(); w = weakref.WeakValueDictionary(); w[K()] = a\nsys.kept = w\nsys._kept = a; del a\n", "hashed"),
-    "finalizer_off": ("import json, weakref\nclass A: pass\na = A(); f = weakref.finalize(a, print, 'finalized'); f.atexit = False\nprint('off')\n", "off"),
-    "named_temporary": ("import json, tempfile\nt = tempfile.NamedTemporaryFile(dir='.')\nprint('temporary')\n", "temporary"),
+    "async_generator": (
+        "import json\nasync def c():\n    try: yield 1\n    finally: print('finally')\nx = c(); a = x.asend(None)\ntry: a.send(None)\nexcept StopIteration: print('started')\n",
+        "started",
+    ),
+    "reference": (
+        "import json, sys, weakref\nclass A: pass\na = A(); r = weakref.ref(a, lambda r: print('dead'))\nsys.kept = r\nsys._kept = a; del a\n",
+        "dead",
+    ),
+    "proxy": (
+        "import json, sys, weakref\nclass A: pass\na = A(); r = weakref.proxy(a, lambda r: print('dead'))\nsys.kept = r\nsys._kept = a; del a\n",
+        "dead",
+    ),
+    "method_reference": (
+        "import json, sys, weakref\nclass A: pass\nclass B:\n    def m(self, r): print('dead')\na = A(); b = B(); r = weakref.ref(a, b.m)\nsys.kept = r\nsys._kept = a; del a\n",
+        "dead",
+    ),
+    "mark_property": (
+        "import json, sys, weakref\nclass S:\n    def mark(self, reference=None):\n        self.dead = True\n    dead = property(lambda s: 1, lambda s, v: print('marked'))\ns = S()\ndef f(): pass\nr = weakref.ref(f, s.mark)\nsys.kept = r\nsys._kept = f; del f\n",
+        "marked",
+    ),
+    "mark_setattr": (
+        "import json, sys, weakref\nclass S:\n    def mark(self, reference=None):\n        self.dead = True\n    def __setattr__(self, *a): print('marked')\ns = S()\ndef f(): pass\nr = weakref.ref(f, s.mark)\nsys.kept = r\nsys._kept = f; del f\n",
+        "marked",
+    ),
+    "weak_subclass": (
+        "import json, sys, weakref\nclass W(weakref.WeakSet):\n    @property\n    def _iterating(self): print('asked'); return False\n    @_iterating.setter\n    def _iterating(self, v): pass\nclass A: pass\na = A(); w = W(); w.add(a)\nsys.kept = w\nsys._kept = a; del a\n",
+        "asked",
+    ),
+    "weak_key": (
+        "import json, sys, weakref\nclass K:\n    def __hash__(self): print('hashed'); return 1\nclass A: pass\na = A(); w = weakref.WeakValueDictionary(); w[K()] = a\nsys.kept = w\nsys._kept = a; del a\n",
+        "hashed",
+    ),
+    "finalizer_off": (
+        "import json, weakref\nclass A: pass\na = A(); f = weakref.finalize(a, print, 'finalized'); f.atexit = False\nprint('off')\n",
+        "off",
+    ),
+    "named_temporary": (
+        "import json, tempfile\nt = tempfile.NamedTemporaryFile(dir='.')\nprint('temporary')\n",
+        "temporary",
+    ),
     "socket": ("import json, socket\nt = socket.socket()\nprint('socket')\n", "socket"),
     "raw_socket": ("import json, _socket\nt = {'a': _socket.socket()}\nprint('socket')\n", "socket"),
     "scandir": ("import json, os\nt = (os.scandir('.'),); next(t[0])\nprint('scandir')\n", "scandir"),
-    "sqlite": ("import json, sqlite3\nc = sqlite3.connect('data'); c.execute('create table t(x)'); c.commit(); c.execute('insert into t values (1)')\nprint('database')\n", "database"),
+    "sqlite": (
+        "import json, sqlite3\nc = sqlite3.connect('data'); c.execute('create table t(x)'); c.commit(); c.execute('insert into t values (1)')\nprint('database')\n",
+        "database",
+    ),
     "popen": ("import json, subprocess\np = subprocess.Popen(['sleep', '0.3'])\nprint('process')\n", "process"),
-    "collector_callbacks": ("import json, gc\ngc.callbacks.append(lambda phase, info: print(phase, info['generation']))\n", "start"),
+    "collector_callbacks": (
+        "import json, gc\ngc.callbacks.append(lambda phase, info: print(phase, info['generation']))\n",
+        "start",
+    ),
     "collector_debug": ("import json, gc\ngc.set_debug(gc.DEBUG_UNCOLLECTABLE)\nprint('debug')\n", "debug"),
     "garbage": ("import json, gc\ngc.garbage.append(1)\n", ""),
     "frozen": (f"import json, gc\n{LOUD}x = Loud('frozen'); x.me = x\ngc.freeze()\n", ""),
-    "profile": ("import json, sys, weakref\nclass A: pass\na = A(); w = weakref.WeakSet([a])\nout = open(1, 'w', closefd=False, buffering=1)\nsys.setprofile(lambda f, e, a, w=out.write: w(f'{e} {f.f_code.co_name}\\n'))\n", ""),
+    "profile": (
+        "import json, sys, weakref\nclass A: pass\na = A(); w = weakref.WeakSet([a])\nout = open(1, 'w', closefd=False, buffering=1)\nsys.setprofile(lambda f, e, a, w=out.write: w(f'{e} {f.f_code.co_name}\\n'))\n",
+        "",
+    ),
     "flush_fails": ("import json, os, sys\nos.dup2(os.open('/dev/full', os.O_WRONLY), 1)\nprint('lost')\n", ""),
-    "finalizer_prints": (f"import json, sys\n{LOUD}x = Loud('garbage'); x.me = x; del x\nkept = sys.stdout\n", "end of garbage"),
-    "capsule": ("import json, ctypes\napi = ctypes.pythonapi\napi.PyCapsule_New.restype = ctypes.py_object\napi.PyCapsule_New.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p\nlibc = ctypes.CDLL(None)\nc = api.PyCapsule_New(5, None, ctypes.cast(libc.rand, ctypes.c_void_p))\nprint('capsule', flush=True)\n", "capsule"),
-    "broken_pipe": ("import json, os\nr, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)\nprint('lost')\n", "BrokenPipe"),
-    "audit": ("import json, os, sys\nsys.addaudithook(lambda e, a, w=os.write: e.startswith('cpython.') and w(1, e.encode()))\n", "cpython."),
-    "names": ("import json, sys\nclass K(str):\n    def __hash__(self): print('hashed'); return 1\nglobals()[K('x')] = 1\nsys.kept = sys.modules['__main__']\n", "hashed"),
-    "module_names": ("import json, sys, types\nclass K(str):\n    def __hash__(self): print('hashed'); return 1\nsys.modules[K('x')] = types.ModuleType('x')\n", "hashed"),
+    "finalizer_prints": (
+        f"import json, sys\n{LOUD}x = Loud('garbage'); x.me = x; del x\nkept = sys.stdout\n",
+        "end of garbage",
+    ),
+    "capsule": (
+        "import json, ctypes\napi = ctypes.pythonapi\napi.PyCapsule_New.restype = ctypes.py_object\napi.PyCapsule_New.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p\nlibc = ctypes.CDLL(None)\nc = api.PyCapsule_New(5, None, ctypes.cast(libc.rand, ctypes.c_void_p))\nprint('capsule', flush=True)\n",
+        "capsule",
+    ),
+    "broken_pipe": (
+        "import json, os\nr, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)\nprint('lost')\n",
+        "BrokenPipe",
+    ),
+    "audit": (
+        "import json, os, sys\nsys.addaudithook(lambda e, a, w=os.write: e.startswith('cpython.') and w(1, e.encode()))\n",
+        "cpython.",
+    ),
+    "names": (
+        "import json, sys\nclass K(str):\n    def __hash__(self): print('hashed'); return 1\nglobals()[K('x')] = 1\nsys.kept = sys.modules['__main__']\n",
+        "hashed",
+    ),
+    "module_names": (
+        "import json, sys, types\nclass K(str):\n    def __hash__(self): print('hashed'); return 1\nsys.modules[K('x')] = types.ModuleType('x')\n",
+        "hashed",
+    ),
     "raises_at_end": ("import json\nclass L:\n    def __del__(self): 1 / 0\nkept = L()\n", "ZeroDivisionError"),
-    "hook_at_end": ("import json, sys\nclass L:\n    def __del__(self): 1 / 0\nkept = L()\nsys.unraisablehook = lambda a, w=__import__('os').write: w(1, b'unraisable')\n", ""),
-    "std_subclass": ("import json, io, os, sys\nclass W(io.TextIOWrapper):\n    def close(self, w=os.write): w(2, b'closing')\nsys.stdout = W(sys.stdout.buffer)\nsys.kept = sys.stdout\nprint('out')\n", "out"),
+    "hook_at_end": (
+        "import json, sys\nclass L:\n    def __del__(self): 1 / 0\nkept = L()\nsys.unraisablehook = lambda a, w=__import__('os').write: w(1, b'unraisable')\n",
+        "",
+    ),
+    "std_subclass": (
+        "import json, io, os, sys\nclass W(io.TextIOWrapper):\n    def close(self, w=os.write): w(2, b'closing')\nsys.stdout = W(sys.stdout.buffer)\nsys.kept = sys.stdout\nprint('out')\n",
+        "out",
+    ),
     "std_closed": ("import json, os\nprint('lost'); os.close(1)\n", "Bad file descriptor"),
-    "std_not_stream": ("import json, os, sys\nclass O:\n    def write(self, t): return os.write(1, t.encode())\n    def flush(self, w=os.write): w(1, b'flushed')\n    def __del__(self, w=os.write): w(1, b'end')\nsys.stdout = O(); print('out')\n", "end"),
+    "std_not_stream": (
+        "import json, os, sys\nclass O:\n    def write(self, t): return os.write(1, t.encode())\n    def flush(self, w=os.write): w(1, b'flushed')\n    def __del__(self, w=os.write): w(1, b'end')\nsys.stdout = O(); print('out')\n",
+        "end",
+    ),
     "forked": (f"import json, os\n{LOUD}kept = Loud('both')\nif os.fork(): os.wait()\n", "end of both"),
-    "structure": ("import json, ctypes\nclass S(ctypes.Structure):\n    def __del__(self): print('end of structure')\nkept = S()\n", "end of structure"),
+    "structure": (
+        "import json, ctypes\nclass S(ctypes.Structure):\n    def __del__(self): print('end of structure')\nkept = S()\n",
+        "end of structure",
+    ),
     "callback": ("import json, ctypes\nc = ctypes.CFUNCTYPE(None)(lambda: None)\nprint('callback')\n", "callback"),
-    "compressed": ("import json, gzip\nf = gzip.open('out', 'wt', mtime=0) if False else gzip.GzipFile('out', 'wb', mtime=0); f.write(b'kept back')\nprint('compressed')\n", "compressed"),
-    "archive": ("import json, zipfile\nz = zipfile.ZipFile('out', 'w'); z.writestr(zipfile.ZipInfo('name'), 'text')\nprint('archive')\n", "archive"),
+    "compressed": (
+        "import json, gzip\nf = gzip.open('out', 'wt', mtime=0) if False else gzip.GzipFile('out', 'wb', mtime=0); f.write(b'kept back')\nprint('compressed')\n",
+        "compressed",
+    ),
+    "archive": (
+        "import json, zipfile\nz = zipfile.ZipFile('out', 'w'); z.writestr(zipfile.ZipInfo('name'), 'text')\nprint('archive')\n",
+        "archive",
+    ),
     "database": ("import json, dbm.dumb\nd = dbm.dumb.open('out'); d['a'] = b'b'\nprint('database')\n", "database"),
-    "pending_task": ("import json, asyncio\nasync def f(): pass\nloop = asyncio.new_event_loop(); t = loop.create_task(f())\n", "never awaited"),
-    "unread_exception": ("import json, asyncio\nloop = asyncio.new_event_loop(); f = loop.create_future(); f.set_exception(ValueError('unread')); loop.close()\n", "unread"),
-    "daemon": ("import json, threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\nprint('daemon')\n", "daemon"),
+    "pending_task": (
+        "import json, asyncio\nasync def f(): pass\nloop = asyncio.new_event_loop(); t = loop.create_task(f())\n",
+        "never awaited",
+    ),
+    "unread_exception": (
+        "import json, asyncio\nloop = asyncio.new_event_loop(); f = loop.create_future(); f.set_exception(ValueError('unread')); loop.close()\n",
+        "unread",
+    ),
+    "daemon": (
+        "import json, threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\nprint('daemon')\n",
+        "daemon",
+    ),
 }
 # Their ends are plain Python's whatever happens, or they don't come to it; or (some versions) the moment is late.
 EITHER = {
@@ -198,7 +357,9 @@ def end(user: User, folder: Path, text: str, *options: str, **keywords) -> tuple
     shutil.rmtree(folder, ignore_errors=True)
     write(folder, {"program.py": text})
     result = user.run(*options, "program.py", cwd=folder, readonly=True, code=None, quiet=False, **keywords)
-    return result._replace(stderr=re.sub(r"0x[0-9a-f]+|(?<=subprocess )\d+|(?<=pid=)\d+|(?<=/tmp)\w{8}", "...", result.stderr)), files(folder)
+    return result._replace(
+        stderr=re.sub(r"0x[0-9a-f]+|(?<=subprocess )\d+|(?<=pid=)\d+|(?<=/tmp)\w{8}", "...", result.stderr)
+    ), files(folder)
 
 
 def shortened(result: Result) -> tuple[Result, bool]:
@@ -373,7 +534,9 @@ def test_skipped(primed: User, tmp_path: Path, name: str) -> None:
         ((), {"PYTHONMALLOCSTATS": "1"}),
         ((), {"LD_PRELOAD": "libm.so.6"}),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "".join(f"{key}={item}" for key, item in value.items()),
+    ids=lambda value: (
+        "-".join(value) if isinstance(value, tuple) else "".join(f"{key}={item}" for key, item in value.items())
+    ),
 )
 def test_debugging_aids(primed: User, tmp_path: Path, options: tuple[str, ...], env: dict[str, str]) -> None:
     """What reports at the end of the process, or watches the memory of objects."""

@@ -156,7 +156,10 @@ def test_image_of_one_variant_does_not_serve_another(user: User, program: Path) 
         assert observed.result == user.run(*option, program, plain=True)
 
 
-@pytest.mark.parametrize("setting", ["PYTHONOPTIMIZE=1", "PYTHONNODEBUGRANGES=1", "PYTHONSAFEPATH=1", "PYTHONUTF8=1", "PYTHONDONTWRITEBYTECODE=1"])
+@pytest.mark.parametrize(
+    "setting",
+    ["PYTHONOPTIMIZE=1", "PYTHONNODEBUGRANGES=1", "PYTHONSAFEPATH=1", "PYTHONUTF8=1", "PYTHONDONTWRITEBYTECODE=1"],
+)
 def test_environment_variable(user: User, program: Path, setting: str) -> None:
     """Python's own variables work as the options do."""
     name, _, value = setting.partition("=")
@@ -185,7 +188,12 @@ def test_pycache_prefix(user: User, program: Path, tmp_path: Path, way: str) -> 
 def test_our_variables_are_ignored(user: User, own_program: Path, tmp_path: Path, option: str) -> None:
     """As Python's are, except the one that switches us off."""
     elsewhere = tmp_path / "elsewhere"
-    ignored = {"PYCDS_CACHE_DIR": str(elsewhere), "PYCDS_LOG": "1", "PYCDS_VALIDATE": "trust", "PYCDS_SKIP": "importlib"}
+    ignored = {
+        "PYCDS_CACHE_DIR": str(elsewhere),
+        "PYCDS_LOG": "1",
+        "PYCDS_VALIDATE": "trust",
+        "PYCDS_SKIP": "importlib",
+    }
     user.run(*arguments((option,), own_program), env=ignored)
     user.build(options=(option,), env=ignored)
     assert not elsewhere.exists() and user.image().is_file()
@@ -220,7 +228,12 @@ def test_trust(user: User, own_program: Path) -> None:
     """PYCDS_VALIDATE=trust: files are not checked; anything else means stat."""
     user.run(own_program)
     user.build()
-    changed = (own_program.parent / "lib/checked.py").read_text().replace("asserted = False", "asserted = 77   ").replace("= True", "= 77  ")
+    changed = (
+        (own_program.parent / "lib/checked.py")
+        .read_text()
+        .replace("asserted = False", "asserted = 77   ")
+        .replace("= True", "= 77  ")
+    )
     (own_program.parent / "lib/checked.py").write_text(changed)
     plain = user.run(own_program, plain=True)
     assert "77" in plain.stdout
@@ -265,7 +278,13 @@ def test_verbose(user: User, program: Path) -> None:
 
 def test_module_option(user: User, own_program: Path) -> None:
     """python -m: runpy asks the loader for the code."""
-    write(own_program.parent, {"pack/__init__.py": "VALUE = 1\n", "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n"})
+    write(
+        own_program.parent,
+        {
+            "pack/__init__.py": "VALUE = 1\n",
+            "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n",
+        },
+    )
     age(own_program.parent)
     keywords = {"cwd": own_program.parent, "code": 1, "quiet": False}
     plain = user.run("-m", "pack", "x", plain=True, **keywords)
@@ -275,7 +294,9 @@ def test_module_option(user: User, own_program: Path) -> None:
     assert user.run("-m", "pack", "x", readonly=True, **keywords) == plain
     user.run("-m", "lib.checked", cwd=own_program.parent)
     user.build()
-    assert user.run("-m", "lib.checked", readonly=True, cwd=own_program.parent) == user.run("-m", "lib.checked", plain=True, cwd=own_program.parent)
+    assert user.run("-m", "lib.checked", readonly=True, cwd=own_program.parent) == user.run(
+        "-m", "lib.checked", plain=True, cwd=own_program.parent
+    )
 
 
 def test_traceback_of_the_program(user: User, own_program: Path) -> None:
@@ -288,7 +309,9 @@ def test_traceback_of_the_program(user: User, own_program: Path) -> None:
     user.run(failing, code=1, quiet=False)
     user.build()
     assert user.run(failing, readonly=True, code=1, quiet=False) == plain
-    assert user.run("-X", "no_debug_ranges", failing, readonly=True, code=1, quiet=False) == user.run("-X", "no_debug_ranges", failing, plain=True, code=1, quiet=False)
+    assert user.run("-X", "no_debug_ranges", failing, readonly=True, code=1, quiet=False) == user.run(
+        "-X", "no_debug_ranges", failing, plain=True, code=1, quiet=False
+    )
 
 
 def test_interactive_and_stdin(user: User, program: Path) -> None:

@@ -262,10 +262,10 @@ def prepare(root: Path, setuptools: Path, text: str) -> Path:
 
 
 def test_programs_see_what_plain_python_shows(user: User, tmp_path: Path, setuptools: Path) -> None:
-    texts = PROGRAMS | {
-        name: (VIRTUALENV + VIRTUALENV_PROGRAM).format(release=name) for name in RELEASES.values()
+    texts = PROGRAMS | {name: (VIRTUALENV + VIRTUALENV_PROGRAM).format(release=name) for name in RELEASES.values()}
+    programs = {
+        name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(texts.items())
     }
-    programs = {name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(texts.items())}
     for program in programs.values():
         user.run(program)
     user.build()
@@ -298,7 +298,10 @@ sys.meta_path.insert(0, Unknown())
 def test_it_is_in_use(user: User, tmp_path: Path, setuptools: Path) -> None:
     """Neither a known finder nor a name that nobody has sends a look-up to FileFinders; a finder that isn't known does."""
     program = prepare(tmp_path / "known", setuptools, BEHIND)
-    others = {name: prepare(tmp_path / name, setuptools, VIRTUALENV.format(release=name) + BEHIND) for name in RELEASES.values()}
+    others = {
+        name: prepare(tmp_path / name, setuptools, VIRTUALENV.format(release=name) + BEHIND)
+        for name in RELEASES.values()
+    }
     unknown = prepare(tmp_path / "unknown", setuptools, UNKNOWN + BEHIND)
     for path in (program, *others.values(), unknown):
         user.run(path)

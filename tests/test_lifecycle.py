@@ -50,7 +50,10 @@ def program(programs: Path) -> Path:
 def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for tests that don't change it: once its files are two seconds old, no build waits for them."""
     folder = tmp_path_factory.mktemp("lifecycle") / "programs"
-    write(folder, LIBRARY | KILLED | {"app.py": PROGRAM, "other.py": "import probe, pprint\n", "probe.py": PROBE.read_text()})
+    write(
+        folder,
+        LIBRARY | KILLED | {"app.py": PROGRAM, "other.py": "import probe, pprint\n", "probe.py": PROBE.read_text()},
+    )
     age(folder)
     time.sleep(2.1)
     return folder / "app.py"
@@ -287,7 +290,9 @@ def adopted(user: User, count: int, *arguments: str | Path, env: dict[str, str] 
 
 
 def most_at_once(spans: list[list[float]]) -> int:
-    return max((sum(begin <= other[0] < end or other[0] == begin for begin, end in spans) for other in spans), default=0)
+    return max(
+        (sum(begin <= other[0] < end or other[0] == begin for begin, end in spans) for other in spans), default=0
+    )
 
 
 def test_one_process_starts_one_rebuilder(user: User, shared_program: Path) -> None:

@@ -60,7 +60,11 @@ def test_interpreter_at_fixed_addresses(tmp_path: Path, suffix: str) -> None:
     python = hand_made_venv(program, tmp_path / "venv", *(["Py_DEBUG"] if suffix else []))
     ending = run_cases(python, tmp_path)
     assert ending.in_place, ending.process
-    wrong = {case: told for case in CASES if (told := ending.told.get(case, ("not reached", "")))[0] not in ("passed", "skipped")}
+    wrong = {
+        case: told
+        for case in CASES
+        if (told := ending.told.get(case, ("not reached", "")))[0] not in ("passed", "skipped")
+    }
     assert wrong == {}, f"{wrong}\n{ending.process}"
 
 
@@ -75,7 +79,20 @@ with open(sys.argv[1], "wb") as output:
     pickle.dump(native.encode(marshalled, b""), output)
 """
 
-NAMES = ["textwrap", "fractions", "difflib", "tokenize", "copy", "bisect", "heapq", "argparse", "decimal", "typing", "ast", "_pydecimal"]
+NAMES = [
+    "textwrap",
+    "fractions",
+    "difflib",
+    "tokenize",
+    "copy",
+    "bisect",
+    "heapq",
+    "argparse",
+    "decimal",
+    "typing",
+    "ast",
+    "_pydecimal",
+]
 
 DECODER = """
 import os, pickle, sys, types

@@ -93,7 +93,9 @@ COUNTS = "import lib.subject as s\nprint(min(sys.getrefcount(code) for f in s.FU
 def test_the_code_is_native(stock: Stock, tmp_path: Path) -> None:
     """The other tests would show nothing if it came from a pyc."""
     program = stock.own(tmp_path, COUNTS)
-    assert int(stock.user.run(program, readonly=True).stdout) > IMMORTAL > int(stock.user.run(program, plain=True).stdout)
+    assert (
+        int(stock.user.run(program, readonly=True).stdout) > IMMORTAL > int(stock.user.run(program, plain=True).stdout)
+    )
 
 
 @pytest.mark.parametrize("name", ["deletion", "threads", "fork"])
@@ -138,7 +140,9 @@ def test_tracemalloc(stock: Stock, tmp_path: Path, at_start: bool) -> None:
     plain = stock.user.run(*options, program, plain=True, quiet=False)
     ours = stock.user.run(*options, program, readonly=True, quiet=False)
     traced, traced_plain = int(ours.stdout), int(plain.stdout)
-    assert 0.95 * traced_plain < traced < 1.05 * traced_plain + 32768  # folders that plain Python listed before are listed
+    assert (
+        0.95 * traced_plain < traced < 1.05 * traced_plain + 32768
+    )  # folders that plain Python listed before are listed
     first, results, last = ours.stderr.splitlines()
     assert first == "0 False" and last.startswith("2 True (")
     assert results == plain.stderr.strip()
@@ -319,11 +323,25 @@ def test_embedded_and_started_again(stock: Stock, tmp_path: Path, allocator: str
         pytest.skip("no shared libpython, no compiler or no headers")
     write(tmp_path, {"host.c": HOST})
     host, library = tmp_path / "host", Path(settings["LIBDIR"], settings["LDLIBRARY"])
-    command = [compiler, tmp_path / "host.c", f"-I{settings['INCLUDEPY']}", library, f"-Wl,-rpath,{settings['LIBDIR']}", "-o", host]
+    command = [
+        compiler,
+        tmp_path / "host.c",
+        f"-I{settings['INCLUDEPY']}",
+        library,
+        f"-Wl,-rpath,{settings['LIBDIR']}",
+        "-o",
+        host,
+    ]
     subprocess.run(command, check=True)
     program = stock.own(tmp_path, STATS + EMBEDDED)
     results = [
-        run(host, stock.user.python, program, env=stock.user.env(PYTHONMALLOC=allocator, plain=plain, readonly=not plain), quiet=plain)
+        run(
+            host,
+            stock.user.python,
+            program,
+            env=stock.user.env(PYTHONMALLOC=allocator, plain=plain, readonly=not plain),
+            quiet=plain,
+        )
         for plain in (True, False)
     ]
     assert results[0].stdout == results[1].stdout and results[0].stdout.count("True") >= 3
@@ -371,7 +389,14 @@ def test_marshal_only_build_and_back(interpreter: Path, tmp_path: Path) -> None:
     environment replace each other's images, and nothing breaks in between."""
     python = hand_made_venv(interpreter, tmp_path / "venv")
     programs = tmp_path / "programs"
-    write(programs, LIBRARY | {"probe.py": PROBE.read_text(), "own.py": HEAD + STATS + "import lib.subject as s, json\nprint(s.run())\ntell(native(s.loop))\n"})
+    write(
+        programs,
+        LIBRARY
+        | {
+            "probe.py": PROBE.read_text(),
+            "own.py": HEAD + STATS + "import lib.subject as s, json\nprint(s.run())\ntell(native(s.loop))\n",
+        },
+    )
     age(programs, tmp_path / "venv")
     user = User(python, tmp_path / "home", {"PYTHONHASHSEED": "0", "PYTHONPATH": str(programs)})
     user.home.mkdir()

@@ -60,10 +60,16 @@ def test_contents_of_the_wheel(wheel: Path) -> None:
     assert {"pycds_auto/__init__.py", "pycds_auto/__main__.py", "pycds_auto/rebuild.py"} <= names
     assert [name for name in names if re.fullmatch(r"pycds_auto/_loader\..*so", name)]
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"pycds_auto", "pycds_auto.pth", "pycds_auto.start"}
+    assert {name for name in top if not name.endswith(".dist-info")} == {
+        "pycds_auto",
+        "pycds_auto.pth",
+        "pycds_auto.start",
+    }
     assert not [name for name in names if name.endswith((".c", ".h", ".pyc")) or "test" in name.lower()]
     assert re.search(r"^License-File: LICENSE", metadata, re.M)
-    requirements = {re.match(r"[\w-]+", line)[0] for line in re.findall(r"^Requires-Dist: (?!.*extra ==)(.*)", metadata, re.M)}
+    requirements = {
+        re.match(r"[\w-]+", line)[0] for line in re.findall(r"^Requires-Dist: (?!.*extra ==)(.*)", metadata, re.M)
+    }
     assert requirements == {"platformdirs", "filelock"}
     assert "Requires-Python: >=3.11" in metadata
     lines = pth.splitlines()
@@ -86,7 +92,16 @@ def test_sdist_gives_the_same_wheel(interpreter: Path, wheel: Path, tmp_path: Pa
     venv.pip("install", "--quiet", *system["requires"])
     source = copy_repository(tmp_path / "source")
     (tmp_path / "dist").mkdir()
-    run(venv.python, "-c", BUILD, source, tmp_path / "dist", system["build-backend"], env=environment(pip_home), quiet=False)
+    run(
+        venv.python,
+        "-c",
+        BUILD,
+        source,
+        tmp_path / "dist",
+        system["build-backend"],
+        env=environment(pip_home),
+        quiet=False,
+    )
     (sdist,) = (tmp_path / "dist").iterdir()
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -169,7 +184,17 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
 
 
 @pytest.mark.parametrize(
-    ("value", "active"), [("1", False), ("yes", False), ("false", False), ("00", False), (" ", False), ("", True), ("0", True), (None, True)]
+    ("value", "active"),
+    [
+        ("1", False),
+        ("yes", False),
+        ("false", False),
+        ("00", False),
+        (" ", False),
+        ("", True),
+        ("0", True),
+        (None, True),
+    ],
 )
 def test_opt_out(user: User, value: str | None, active: bool) -> None:
     """PYCDS_DISABLE: set, and neither empty nor 0. Then nothing of ours is even loaded."""

@@ -340,7 +340,9 @@ def primed(venv, tmp_path_factory) -> tuple[User, str, str]:
     home = root / "home"
     home.mkdir()
     user = User(venv.python, home, {"PYTHONPATH": f"{lib}:{lib2}"})
-    program = "import alpha, beta, pack.sub, pycds_auto; print(pycds_auto.stats()['stale'] + pycds_auto.stats()['misses'])"
+    program = (
+        "import alpha, beta, pack.sub, pycds_auto; print(pycds_auto.stats()['stale'] + pycds_auto.stats()['misses'])"
+    )
     others = "inspect, pickle, importlib.util, traceback, decimal, argparse, unittest.mock"
     for statement in f"import alpha, beta, pack.sub, {others}", program:
         user.run("-c", statement)

@@ -13,7 +13,7 @@ from support import User, age, end_all_with, same, write
 # What an import compiles: of every kind, and such that each construct of the parser and the compiler has its turn.
 LIBRARY = {
     "lib/__init__.py": "import re\n",
-    "lib/many.py": r'''
+    "lib/many.py": r"""
 import re
 TEXTS = [
     "", "a", "abc", "a|b|c", "abc|abd", "(a)(b)?", "(?P<first>x)(?P<second>y)?(?P=first)", "(?:ab)+", "a{2,5}?b*+c?+" if hasattr(re, "NOFLAG") else "a",
@@ -32,8 +32,8 @@ for pattern in TEXTS + BYTES:
             compiled.append(re.compile(pattern, flags))
         except Exception as error:
             compiled.append((pattern, flags, type(error).__name__, str(error)))
-''',
-    "lib/plain_ones.py": r'''
+""",
+    "lib/plain_ones.py": r"""
 import re, warnings
 class Text(str): pass
 class Number(int): pass
@@ -56,15 +56,15 @@ for flags in (re.L, re.DEBUG & 0, -1, 1 << 40, Number(2), True, None, "x", re.A 
 for strange in (None, 5, ["a"], bytearray(b"a"), memoryview(b"a"), re.compile("a")):
     attempt(strange)
     attempt(strange, re.I)
-''',
+""",
     "lib/debugging.py": "import re\nre.compile('a[bc]|(d)', re.DEBUG)\n",
-    "lib/direct.py": r'''
+    "lib/direct.py": r"""
 import re, re._compiler, re._parser, warnings
 one = re._compiler.compile("direct (?P<x>.)")
 two = re._compiler.compile("direct (?P<x>.)", 2)
 three = re._compiler.compile(p="keyword", flags=2)
 parsed = re._compiler.compile(re._parser.parse("parsed"))
-''',
+""",
 }
 
 TOLD = """
@@ -189,7 +189,10 @@ def primed(venv, tmp_path_factory) -> User:
     """An archive with the library and the patterns that its import compiled."""
     root = tmp_path_factory.mktemp("patterns")
     write(root / "programs", LIBRARY)
-    write(root / "programs", {"all.py": "import lib, lib.many, lib.plain_ones, lib.direct, traceback, copy, pickle, threading\n"})
+    write(
+        root / "programs",
+        {"all.py": "import lib, lib.many, lib.plain_ones, lib.direct, traceback, copy, pickle, threading\n"},
+    )
     age(root / "programs")
     user = User(venv.python, root / "home", {"PYTHONPATH": str(root / "programs")})
     user.home.mkdir()
@@ -223,13 +226,20 @@ def test_skipped(primed: User, tmp_path) -> None:
 def test_another_package_of_that_name(primed: User, tmp_path) -> None:
     """A copy of `re` that a program has first in sys.path is archived as any module; its results aren't the library's."""
     library = primed.run("-c", "import re, os; print(os.path.dirname(re.__file__))", plain=True).stdout.strip()
-    files = {f"own/re/{name}.py": open(f"{library}/{name}.py").read() for name in ("__init__", "_compiler", "_parser", "_constants", "_casefix")}
+    files = {
+        f"own/re/{name}.py": open(f"{library}/{name}.py").read()
+        for name in ("__init__", "_compiler", "_parser", "_constants", "_casefix")
+    }
     files["own/re/_parser.py"] += '\nCATEGORIES[r"\\d"] = CATEGORIES[r"\\w"]\n'
     write(tmp_path, files)
     age(tmp_path / "own")
     path = f"{tmp_path / 'own'}:{primed.extra['PYTHONPATH']}"
     script = tmp_path / "program.py"
-    script.write_text(program("import lib.many\nprint(re.__file__, re.compile(r'\\d+\\s*\\w\\D\\S\\W').search('a b c.'))\nfor p in lib.many.compiled: print(told(p))"))
+    script.write_text(
+        program(
+            "import lib.many\nprint(re.__file__, re.compile(r'\\d+\\s*\\w\\D\\S\\W').search('a b c.'))\nfor p in lib.many.compiled: print(told(p))"
+        )
+    )
     env = {"PYTHONPATH": path}
     plain = primed.run(script, plain=True, env=env)
     assert "<re.Match object" in plain.stdout.splitlines()[0]
@@ -271,11 +281,24 @@ def test_status_counts_them(primed: User) -> None:
 
 def test_keys_and_entries() -> None:
     """In this interpreter: what entries hold is what the compiler asked for."""
-    assert patterns.is_key("s0:") and patterns.is_key("b2:a\nb") and not patterns.is_key("/s0:a") and not patterns.is_key("s:a")
+    assert (
+        patterns.is_key("s0:")
+        and patterns.is_key("b2:a\nb")
+        and not patterns.is_key("/s0:a")
+        and not patterns.is_key("s:a")
+    )
     assert patterns.entry("s0:a").payload and not patterns.entry("s0:(").payload
-    assert not patterns.entry("s0:[[a]]").payload and not patterns.entry("b4:a").payload and not patterns.entry("b0:(?L)a").payload
+    assert (
+        not patterns.entry("s0:[[a]]").payload
+        and not patterns.entry("b4:a").payload
+        and not patterns.entry("b0:(?L)a").payload
+    )
 
 
 def test_escapes_in_the_spool() -> None:
     misses = spool.parse(b"R 0 s0:100%25%0anext\nR 0 no key\nR x s0:a\nR 0 b0:\xff%00\nM 0 /a.py\n")
-    assert misses == [spool.Miss("R", "0", "s0:100%\nnext"), spool.Miss("R", "0", "b0:\udcff\0"), spool.Miss("M", "0", "/a.py")]
+    assert misses == [
+        spool.Miss("R", "0", "s0:100%\nnext"),
+        spool.Miss("R", "0", "b0:\udcff\0"),
+        spool.Miss("M", "0", "/a.py"),
+    ]

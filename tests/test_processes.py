@@ -261,7 +261,13 @@ def test_twenty_at_once(user: User, programs: Path) -> None:
     plain = user.run(program, plain=True)
     for _ in range(2):
         running = [
-            subprocess.Popen([str(user.python), str(program)], env=user.env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                [str(user.python), str(program)],
+                env=user.env(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
             for _ in range(20)
         ]
         assert {process.communicate()[0] for process in running} == {plain.stdout}
@@ -278,7 +284,9 @@ def test_programs_while_the_image_is_replaced(user: User, programs: Path) -> Non
         "import shutil, subprocess, sys\nfor command in ['build'], ['clear'], ['build', 'many.module1'], ['build', 'json'], ['clear', '--all']:\n"
         "    assert subprocess.call([sys.executable, '-m', 'pycds_auto', *command], stdout=subprocess.DEVNULL) == 0\n"
     )
-    changing = subprocess.Popen([str(user.python), "-c", code], env=user.env(), cwd=programs, stderr=subprocess.PIPE, text=True)
+    changing = subprocess.Popen(
+        [str(user.python), "-c", code], env=user.env(), cwd=programs, stderr=subprocess.PIPE, text=True
+    )
     rounds = 0
     while changing.poll() is None:
         same(user.run(program), plain)
@@ -320,7 +328,12 @@ def test_closed_streams(user: User, programs: Path, tmp_path: Path) -> None:
         output = tmp_path / "output"
         code = f"exec {user.python} {tmp_path}/closed.py <&- >&- 2>&-"
         user.extra["PYTHONPATH"] = str(programs)
-        write(tmp_path, {"closed.py": f"import many.module1, decimal, os\nwith open({str(output)!r}, 'w') as file:\n    print(many.module1.VALUE, file.fileno(), file=file)\n"})
+        write(
+            tmp_path,
+            {
+                "closed.py": f"import many.module1, decimal, os\nwith open({str(output)!r}, 'w') as file:\n    print(many.module1.VALUE, file.fileno(), file=file)\n"
+            },
+        )
         assert subprocess.run(["/bin/sh", "-c", code], env=user.env(PYCDS_LOG="1")).returncode == 0
         ours = output.read_text()
         until(lambda: not list(processes_with(str(user.home))), "a rebuilder does not end")

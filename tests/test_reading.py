@@ -34,7 +34,9 @@ print(decimal.Decimal(1), os.path.basename(image))
 
 
 def module_text(name: str) -> str:
-    functions = "".join(f"def function{n}(a):\n    return a + {n}, 'text {name} {n}', (a, [{n}.5, a])\n" for n in range(120))
+    functions = "".join(
+        f"def function{n}(a):\n    return a + {n}, 'text {name} {n}', (a, [{n}.5, a])\n" for n in range(120)
+    )
     return f"{functions}\ndef work(n):\n    return __name__, function7(n), n\n"
 
 
@@ -81,7 +83,9 @@ class Lossy:
         root.joinpath("home").mkdir()
         self.user = User(stock.user.python, root / "home", stock.user.extra | {"PYCDS_CACHE_DIR": str(self.mountpoint)})
         command = [sys.executable, REPOSITORY / "tests/lossy.py", self.mountpoint, stock.user.cache, self.control]
-        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(root, PYCDS_DISABLE="1"))
+        self.server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(root, PYCDS_DISABLE="1")
+        )
         if self.server.stdout.readline() != "mounted\n":
             pytest.skip(f"no FUSE here: {self.server.communicate()[1].splitlines()[-1]}")
 
@@ -112,7 +116,9 @@ def test_file_system_is_lossy(lossy: Lossy) -> None:
 def test_image_on_a_lossy_file_system(stock: Stock, lossy: Lossy) -> None:
     observed = stock.observe(lossy.user, "")
     assert observed.misses == observed.stale == 0 and set(SECOND) <= observed.served()
-    told = [user.run("-c", f"import first1; {MAPS}", readonly=True, quiet=False).stderr for user in (stock.user, lossy.user)]
+    told = [
+        user.run("-c", f"import first1; {MAPS}", readonly=True, quiet=False).stderr for user in (stock.user, lossy.user)
+    ]
     assert told == ["mapped\n", "not mapped\n"]
 
 

@@ -169,7 +169,9 @@ def module_text(number: int) -> str:
 @pytest.fixture
 def grown(user: User, tmp_path: Path) -> Grown:
     user.extra["PYTHONHASHSEED"] = "0"
-    return Grown(user, tmp_path / "tree", {f"grown{number}": module_text(number) for number in range(NUMBER_OF_MODULES)})
+    return Grown(
+        user, tmp_path / "tree", {f"grown{number}": module_text(number) for number in range(NUMBER_OF_MODULES)}
+    )
 
 
 def test_shared_table_grows_at_its_end(grown: Grown) -> None:
@@ -208,7 +210,9 @@ def test_dropped_modules_age_the_shared_table(grown: Grown) -> None:
     held = grown.build(*names[3:])
     assert before["payloads"].keys() - held["payloads"].keys() == {grown.path(name) for name in names[:3]}
     assert held["table_age"] == 3 and held["table_bytes"] == before["table_bytes"]
-    assert all(held["payloads"][path] == digest for path, digest in before["payloads"].items() if path in held["payloads"])
+    assert all(
+        held["payloads"][path] == digest for path, digest in before["payloads"].items() if path in held["payloads"]
+    )
 
 
 def test_flags_outlast_an_encoding_anew(grown: Grown, tmp_path: Path) -> None:
@@ -243,6 +247,8 @@ def test_modules_that_cannot_be_encoded_are_left_out(grown: Grown) -> None:
     assert "2 modules, imported the ordinary way, 2 of them not encoded" in status
     held = json.loads(user.run("-c", INSPECT, plain=True).stdout)
     assert [held["flags"][path] for path in (*paths, grown.path("grown1"))] == [1, 1, 0]
-    ask = f"import pycds_auto; before = pycds_auto.stats()['hits']; {program}; print(pycds_auto.stats()['hits'] - before)"
+    ask = (
+        f"import pycds_auto; before = pycds_auto.stats()['hits']; {program}; print(pycds_auto.stats()['hits'] - before)"
+    )
     assert user.run("-c", ask).stdout == plain.stdout + "1\n"
     assert user.status()["pending_misses"] == 0  # nobody asks for them again

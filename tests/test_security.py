@@ -40,7 +40,9 @@ def test_rebuilder_runs_no_foreign_code(user: User, tmp_path: Path) -> None:
     """Neither what it archives, nor what environment, current folder or site-packages offer a Python that starts."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    told = f"import os, sys\nopen({str(marks)!r} + f'/{{__name__}}-{{os.getpid()}}-{{sys.flags.isolated}}', 'w').close()\n"
+    told = (
+        f"import os, sys\nopen({str(marks)!r} + f'/{{__name__}}-{{os.getpid()}}-{{sys.flags.isolated}}', 'w').close()\n"
+    )
     hostile = ["sitecustomize", "usercustomize", "filelock", "json", "typing", "pycds_auto", "recorded"]
     folder = tmp_path / "folder"
     write(folder, {f"{name}.py": told for name in hostile} | {"honest.py": ""})
@@ -53,12 +55,18 @@ def test_rebuilder_runs_no_foreign_code(user: User, tmp_path: Path) -> None:
     with spool.open("a") as file:
         file.write(f"M 0 {folder}/recorded.py\n")
     user.run("-c", "import nturl2path", env={"PYTHONPATH": str(folder)}, cwd=folder)
-    assert [command for _, command in processes_with(str(user.home)) if "-I" in command], "no rebuilder: the test shows nothing"
+    assert [command for _, command in processes_with(str(user.home)) if "-I" in command], (
+        "no rebuilder: the test shows nothing"
+    )
     until(lambda: not list(processes_with(str(user.home))), "the rebuilder does not end")
     names = [mark.name for mark in marks.iterdir()]
     assert any(name.startswith("sitecustomize") for name in names), "not even the program itself ran any of it"
     assert not [name for name in names if name.endswith("-1") or name.startswith("recorded")], names
-    held = user.run("-c", "from pycds_auto import _loader, image\nstate = _loader.state()\nprint(*image.read(state['image'], state['identity']).modules)", plain=True)
+    held = user.run(
+        "-c",
+        "from pycds_auto import _loader, image\nstate = _loader.state()\nprint(*image.read(state['image'], state['identity']).modules)",
+        plain=True,
+    )
     assert str(folder / "recorded.py") in held.stdout.split(), "it was not archived: the test shows nothing"
 
 
@@ -121,7 +129,9 @@ def dropped_privileges(user: User, tree: Path) -> None:
         "try:\n    import secret\nexcept ImportError as error:\n    print('refused')\nexcept OSError as error:\n    print('refused')\n"
     )
     served = "import sys, public, secret; print(sys.modules['pycds_auto._loader'].stats()['hits'])"
-    assert int(user.run("-c", served, env={"PYTHONPATH": str(tree)}, readonly=True).stdout) >= 2, "the test shows nothing"
+    assert int(user.run("-c", served, env={"PYTHONPATH": str(tree)}, readonly=True).stdout) >= 2, (
+        "the test shows nothing"
+    )
     plain = user.run("-c", code, env={"PYTHONPATH": str(tree)}, plain=True)
     assert plain.stdout == "refused\n"
     assert user.run("-c", code, env={"PYTHONPATH": str(tree)}) == plain

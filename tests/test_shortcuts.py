@@ -272,7 +272,8 @@ PROGRAMS = {
     """,
 }
 
-HEAD = """
+HEAD = (
+    """
 import os, sys
 CIRCLE = %d
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
@@ -281,7 +282,9 @@ import importlib._bootstrap
 def locks():
     import gc; gc.collect()
     return len(importlib._bootstrap._module_locks)
-""" % CIRCLE
+"""
+    % CIRCLE
+)
 
 
 def program(text: str) -> str:
@@ -301,8 +304,10 @@ def tree(user: User, tmp_path):
     age(root)
     write(root, {"record.py": program("import pack.two, frames, renames, own_file\n")})
     user.run(root / "record.py", env={"PYTHONDONTWRITEBYTECODE": ""})
-    spool = "import sys, pycds_auto.spool as s, pycds_auto._loader as l, glob\n" \
-            "s.append(l.state()['folder'], [s.Miss('M', '0', f) for f in glob.glob(sys.argv[1] + '/lib/**/*.py', recursive=True)])"
+    spool = (
+        "import sys, pycds_auto.spool as s, pycds_auto._loader as l, glob\n"
+        "s.append(l.state()['folder'], [s.Miss('M', '0', f) for f in glob.glob(sys.argv[1] + '/lib/**/*.py', recursive=True)])"
+    )
     user.run("-c", spool, str(root))
     user.build()
     return root

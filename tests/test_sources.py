@@ -381,9 +381,16 @@ def program(text: str) -> str:
 def primed(venv, tmp_path_factory) -> User:
     """An archive with the library and the texts that its import compiled."""
     root = tmp_path_factory.mktemp("sources")
-    names = "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted, lib.files, lib.sets"
+    names = (
+        "texts, lib.future, lib.generators, lib.wrong, lib.raises, lib.recursive, lib.interrupted, lib.files, lib.sets"
+    )
     write(root / "programs", LIBRARY)
-    write(root / "programs", {"all.py": f"import lib.{names}, linecache, traceback, inspect, pickle, copy, threading, importlib.util, importlib.abc\n"})
+    write(
+        root / "programs",
+        {
+            "all.py": f"import lib.{names}, linecache, traceback, inspect, pickle, copy, threading, importlib.util, importlib.abc\n"
+        },
+    )
     age(root / "programs")
     user = User(venv.python, root / "home", {"PYTHONPATH": str(root / "programs")})
     user.home.mkdir()
@@ -393,7 +400,9 @@ def primed(venv, tmp_path_factory) -> User:
     return user
 
 
-@pytest.mark.parametrize("name, seed", [(name, seed) for name in PROGRAMS for seed in "01"] + [("sets", "2"), ("sets", "3")])
+@pytest.mark.parametrize(
+    "name, seed", [(name, seed) for name in PROGRAMS for seed in "01"] + [("sets", "2"), ("sets", "3")]
+)
 def test_program(primed: User, tmp_path, name: str, seed: str) -> None:
     text, least = PROGRAMS[name]
     script = tmp_path / "program.py"
@@ -419,7 +428,9 @@ def test_the_mark_of_an_interrupt(primed: User, tmp_path, texts: list[str]) -> N
     assert plain.returncode == (-signal.SIGINT if texts[-1] != "pass" else 0)
 
 
-@pytest.mark.parametrize("options", [("-O",), ("-OO",), ("-X", "no_debug_ranges"), ("-X", "dev"), ("-W", "error"), ("-bb",)])
+@pytest.mark.parametrize(
+    "options", [("-O",), ("-OO",), ("-X", "no_debug_ranges"), ("-X", "dev"), ("-W", "error"), ("-bb",)]
+)
 def test_options(primed: User, tmp_path, options: tuple[str, ...]) -> None:
     script = tmp_path / "program.py"
     script.write_text(program(PROGRAMS["every field"][0] + "\n" + PROGRAMS["wrong"][0]))
@@ -463,7 +474,13 @@ def test_only_imports_are_recorded(user: User, tmp_path) -> None:
 
 def test_others_in_each_run(user: User, tmp_path) -> None:
     """Texts that differ from run to run neither fill the spool nor the archive; what comes again is taken in."""
-    write(tmp_path, {"code/lib.py": "import sys\nfor i in range(40): eval(f'{i} + {sys.argv[1]}')\n", "code/program.py": COUNT + "import lib\n"})
+    write(
+        tmp_path,
+        {
+            "code/lib.py": "import sys\nfor i in range(40): eval(f'{i} + {sys.argv[1]}')\n",
+            "code/program.py": COUNT + "import lib\n",
+        },
+    )
     age(tmp_path / "code")
     env = {"PYTHONPATH": str(tmp_path / "code"), "COUNT": str(tmp_path / "count")}
 
@@ -489,8 +506,16 @@ def test_others_in_each_run(user: User, tmp_path) -> None:
 
 
 def image_keys(user: User) -> list[str]:
-    identity = user.run("-c", "from pycds_auto import _loader; print(_loader.state()['identity'], end='')", plain=True).stdout
-    held = user.run("-c", "import sys; from pycds_auto import image; print(ascii(list(image.read(sys.argv[1], sys.argv[2]).results)))", user.image(), identity, plain=True)
+    identity = user.run(
+        "-c", "from pycds_auto import _loader; print(_loader.state()['identity'], end='')", plain=True
+    ).stdout
+    held = user.run(
+        "-c",
+        "import sys; from pycds_auto import image; print(ascii(list(image.read(sys.argv[1], sys.argv[2]).results)))",
+        user.image(),
+        identity,
+        plain=True,
+    )
     return [key for key in eval(held.stdout)]
 
 
@@ -542,7 +567,9 @@ def test_unused_ones_leave_the_archive(user: User, tmp_path) -> None:
     user.run("-c", OLDER, plain=True)
     user.build()  # marks all
     user.run("-c", "import lib", "'used'")
-    assert held() == {"'used'", "'unused'"} and [miss.kind for miss in notes(user) if "used" in miss.path] == [spool.SOURCE]
+    assert held() == {"'used'", "'unused'"} and [miss.kind for miss in notes(user) if "used" in miss.path] == [
+        spool.SOURCE
+    ]
     user.build()
     user.run("-c", OLDER, plain=True)
     user.build()
@@ -553,13 +580,22 @@ def test_unused_ones_leave_the_archive(user: User, tmp_path) -> None:
 def test_damage(primed: User, tmp_path, venv) -> None:
     """Flipped bits in entries: plain Python's answer."""
     script = tmp_path / "program.py"
-    script.write_text(program("import lib.texts, lib.future\nfor code in lib.texts.codes + [lib.future.h]: print(told(code))"))
+    script.write_text(
+        program("import lib.texts, lib.future\nfor code in lib.texts.codes + [lib.future.h]: print(told(code))")
+    )
     env = {"PYTHONHASHSEED": "1"}
     plain = primed.run(script, plain=True, env=env, quiet=False)
     path = primed.image()
     content = path.read_bytes()
     try:
-        for marker, shift in ((b"inherits not", 0), (b"inherits not", 30), (b"module.py\0a = 1", 2), (b"<expression>\0", 5), (b"late", 1), (b"also", 1)):
+        for marker, shift in (
+            (b"inherits not", 0),
+            (b"inherits not", 30),
+            (b"module.py\0a = 1", 2),
+            (b"<expression>\0", 5),
+            (b"late", 1),
+            (b"also", 1),
+        ):
             damaged = bytearray(content)
             at = damaged.find(marker)
             assert at > 0
@@ -579,8 +615,28 @@ def test_status_counts_them(primed: User) -> None:
 
 def test_keys_and_entries() -> None:
     """In this interpreter."""
-    assert sources.is_key("xm-0:f\0a\nb") and sources.is_key("xe216777216:\0") and not sources.is_key("/xm-0:f\0a") and not sources.is_key("xm-0:f")
-    for text in ("(", "'\\q'", "1 is 1", "x in {'a', 'b'}", "x in {'a b', 'c'}", "x in {'ab', 2}", "x in {'ab', 'cd'}, y in {'cd', 'ab'}", "def f() -> 'int': return x in {'return', 'ab'}", "class A:\n def f(self, __ab: 1): return x in {'_A__ab', 'cd'}", "def f(\ufb01: 1): return x in {'fi', 'ab'}", "9" * 700, "9_9" * 300, "-" * 200 + "1", "[" * 95 + "]" * 95 + "[0]" * 20):
+    assert (
+        sources.is_key("xm-0:f\0a\nb")
+        and sources.is_key("xe216777216:\0")
+        and not sources.is_key("/xm-0:f\0a")
+        and not sources.is_key("xm-0:f")
+    )
+    for text in (
+        "(",
+        "'\\q'",
+        "1 is 1",
+        "x in {'a', 'b'}",
+        "x in {'a b', 'c'}",
+        "x in {'ab', 2}",
+        "x in {'ab', 'cd'}, y in {'cd', 'ab'}",
+        "def f() -> 'int': return x in {'return', 'ab'}",
+        "class A:\n def f(self, __ab: 1): return x in {'_A__ab', 'cd'}",
+        "def f(\ufb01: 1): return x in {'fi', 'ab'}",
+        "9" * 700,
+        "9_9" * 300,
+        "-" * 200 + "1",
+        "[" * 95 + "]" * 95 + "[0]" * 20,
+    ):
         assert not sources.entry(f"xm-0:f\0{text}").payload, text
     for text in ("", "x", "def f(): return [lambda: i for i in x]", "x in {'ab', 'cd'}"):
         assert sources.entry(f"xm-0:f\0{text}").payload, text
@@ -593,12 +649,24 @@ def test_comparison_of_code() -> None:
     code = compile("def f(a, b=(1, 2.0)):\n    c = a\n    return lambda: c\n", "f", "exec")
     assert sources.is_same_code(code, compile("def f(a, b=(1, 2.0)):\n    c = a\n    return lambda: c\n", "f", "exec"))
     inner = code.co_consts[0] if hasattr(code.co_consts[0], "co_code") else code.co_consts[1]
-    assert not changed(code, co_firstlineno=2) and not changed(code, co_stacksize=9) and not changed(code, co_linetable=b"")
+    assert (
+        not changed(code, co_firstlineno=2)
+        and not changed(code, co_stacksize=9)
+        and not changed(code, co_linetable=b"")
+    )
     assert not changed(inner, co_name="g") and not changed(inner, co_flags=inner.co_flags ^ 1)
     zero = compile("x = 0.0", "f", "exec")
-    assert not changed(zero, co_consts=tuple(-0.0 if value == 0.0 and isinstance(value, float) else value for value in zero.co_consts))
+    assert not changed(
+        zero, co_consts=tuple(-0.0 if value == 0.0 and isinstance(value, float) else value for value in zero.co_consts)
+    )
 
 
 def test_escapes_in_the_spool() -> None:
-    misses = spool.parse(b"S 0 xm-0:f%00a%0a%25\nS 0 no key\ns 0 xe-0:f%00twice\nr 0 s0:once\ns 0 xe-0:f%00twice\ns x xe-0:f%00\n")
-    assert misses == [spool.Miss("S", "0", "xm-0:f\0a\n%"), spool.Miss("S", "0", "xe-0:f\0twice"), spool.Miss(spool.DOUBTFUL, "0", "s0:once")]
+    misses = spool.parse(
+        b"S 0 xm-0:f%00a%0a%25\nS 0 no key\ns 0 xe-0:f%00twice\nr 0 s0:once\ns 0 xe-0:f%00twice\ns x xe-0:f%00\n"
+    )
+    assert misses == [
+        spool.Miss("S", "0", "xm-0:f\0a\n%"),
+        spool.Miss("S", "0", "xe-0:f\0twice"),
+        spool.Miss(spool.DOUBTFUL, "0", "s0:once"),
+    ]

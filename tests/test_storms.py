@@ -91,7 +91,15 @@ def test_worker_ends_with_its_rebuilder(users: list[User], tmp_path: Path) -> No
     assert not image.exists(), "the worker went on without the lock"
     user.build()
     assert image.exists() and {file.name for file in user.folder().iterdir()} <= storms.OWN_FILES
-    assert user.run("-O", "-c", f"import {names}, sys; print(sys.modules['pycds_auto._loader'].stats()['misses'])", readonly=True).stdout == "0\n"
+    assert (
+        user.run(
+            "-O",
+            "-c",
+            f"import {names}, sys; print(sys.modules['pycds_auto._loader'].stats()['misses'])",
+            readonly=True,
+        ).stdout
+        == "0\n"
+    )
 
 
 @pytest.mark.one_interpreter
@@ -105,7 +113,12 @@ def test_a_second_rebuilder_is_seen(users: list[User], program: Path) -> None:
     gate, opening = os.pipe()
     actions = [(os.POSIX_SPAWN_DUP2, gate, 0), (os.POSIX_SPAWN_CLOSE, opening)]
     both = [
-        os.posix_spawn(user.python, [str(user.python), "-c", code, str(user.cache / "folder")], user.env(plain=True), file_actions=actions)
+        os.posix_spawn(
+            user.python,
+            [str(user.python), "-c", code, str(user.cache / "folder")],
+            user.env(plain=True),
+            file_actions=actions,
+        )
         for _ in range(2)
     ]
     until(lambda: watch.look() and watch.most_at_once == 2, "they are not seen")

@@ -62,7 +62,14 @@ def snapshot(*roots: Path) -> dict[str, tuple]:
     for root in roots:
         for path in [root, *root.rglob("*")]:
             status = path.lstat()
-            told[str(path)] = (status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, status.st_ino)
+            told[str(path)] = (
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ino,
+            )
     return told
 
 
@@ -143,12 +150,16 @@ def test_no_home(stock: Stock, newcomer: User, tmp_path: Path, home: str | None)
     here = tmp_path / "here"
     here.mkdir()
     give(here)
-    env = {key: value for key, value in newcomer.env().items() if key != "HOME"} | ({} if home is None else {"HOME": home})
+    env = {key: value for key, value in newcomer.env().items() if key != "HOME"} | (
+        {} if home is None else {"HOME": home}
+    )
     result = stranger(newcomer.python, stock.program, env=env, cwd=here)
     same(result, stock.plain)
     told = stranger(newcomer.python, "-c", "import pycds_auto; print(pycds_auto.stats()['reason'])", env=env, cwd=here)
     assert told.stdout.startswith("no image yet" if home in ("/", "/nonexistent") else "no cache folder")
-    assert not any(here.iterdir()) and not any(Path("/", name).exists() for name in (".cache/pycds-auto", "nonexistent"))
+    assert not any(here.iterdir()) and not any(
+        Path("/", name).exists() for name in (".cache/pycds-auto", "nonexistent")
+    )
 
 
 @as_root
@@ -189,7 +200,10 @@ def test_set_uid_program(stock: Stock, own: User, newcomer: User, ids: str) -> N
     assert mapped(privileged("-c", MAPPED, env=newcomer.env(PYCDS_CACHE_DIR=str(own.cache)))) == 0
     before = snapshot(own.home, newcomer.home)
     for user in (own, newcomer):
-        same(privileged(stock.program, env=user.env(PYCDS_LOG="1", PYCDS_CACHE_DIR=str(user.home / "cache"))), stock.plain)
+        same(
+            privileged(stock.program, env=user.env(PYCDS_LOG="1", PYCDS_CACHE_DIR=str(user.home / "cache"))),
+            stock.plain,
+        )
         nothing_was_started(user)
     assert snapshot(own.home, newcomer.home) == before
 
@@ -201,7 +215,9 @@ def test_set_uid_program(stock: Stock, own: User, newcomer: User, ids: str) -> N
 def mounted(target: Path, kind: str, options: str) -> Iterator[None]:
     """A real file system; the test is skipped where none may be mounted."""
     target.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", kind, "-o", options, "pycds-test", str(target)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", kind, "-o", options, "pycds-test", str(target)], capture_output=True, text=True
+    )
     if done.returncode != 0:
         pytest.skip(f"cannot mount: {done.stderr.strip()}")
     try:
@@ -375,7 +391,9 @@ def test_program_that_confines_itself(stock: Stock, newcomer: User) -> None:
 
 def test_confined_program_that_missed_nothing(stock: Stock, own: User) -> None:
     """Its end asks the system nothing at all that plain Python's would not."""
-    questions = numbers("vfork", "fork", "execve", "flock", "prctl", "stat", "lstat", "newfstatat", "statx", "openat", "getpid")
+    questions = numbers(
+        "vfork", "fork", "execve", "flock", "prctl", "stat", "lstat", "newfstatat", "statx", "openat", "getpid"
+    )
     code = confined(stock.program, questions)
     own.run("-c", f"{CONFINE}import os; os._exit(0)")
     own.build()
@@ -404,7 +422,10 @@ def test_confined_from_the_start(stock: Stock, own: User, newcomer: User) -> Non
 def test_exec_without_an_exit(stock: Stock, own: User, newcomer: User) -> None:
     """Another program takes the process over: it finds no descriptor of ours, no signal blocked, and the misses are kept."""
     start = f"import sys, os; sys.path.insert(0, {str(stock.program.parent)!r}); import csv, decimal, lib.m, email.message, json\n"
-    ends = ["os.execv('/bin/ls', ['ls', '/proc/self/fd'])", "os.execv('/bin/grep', ['grep', 'Sig[BIC]', '/proc/self/status'])"]
+    ends = [
+        "os.execv('/bin/ls', ['ls', '/proc/self/fd'])",
+        "os.execv('/bin/grep', ['grep', 'Sig[BIC]', '/proc/self/status'])",
+    ]
     for user in (own, newcomer):
         for end in ends:
             same(user.run("-c", start + end), user.run("-c", start + end, plain=True))

@@ -100,12 +100,24 @@ class Bench:
     def run(self, *command: str | Path, input: str = "", **extra: str) -> str:
         """Output, errors and exit status of a command; `python` is the venv's."""
         done = subprocess.run(
-            self.command(*command), input=input, env=self.env(**extra), cwd=self.folder, capture_output=True, text=True, timeout=300
+            self.command(*command),
+            input=input,
+            env=self.env(**extra),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         return f"{done.stdout}\n--- stderr\n{done.stderr}\n--- exit {done.returncode}"
 
     def command(self, *command: str | Path) -> list[str]:
-        first = self.user.python if command[0] == "python" else self.bin / command[0] if (self.bin / command[0]).exists() else command[0]
+        first = (
+            self.user.python
+            if command[0] == "python"
+            else self.bin / command[0]
+            if (self.bin / command[0]).exists()
+            else command[0]
+        )
         return [str(first), *map(str, command[1:])]
 
     @contextlib.contextmanager
@@ -156,7 +168,9 @@ def pdb(bench: Bench) -> Report:
 def debugpy(bench: Bench) -> Report:
     """A breakpoint in a module from the archive, its stack and variables, over the debug adapter protocol."""
     port, told = free_port(), []
-    with bench.started("python", "-m", "debugpy", "--listen", f"127.0.0.1:{port}", "--wait-for-client", "program.py") as process:
+    with bench.started(
+        "python", "-m", "debugpy", "--listen", f"127.0.0.1:{port}", "--wait-for-client", "program.py"
+    ) as process:
         connection = until(lambda: connected(port), "debugpy listens")
         stream, number = connection.makefile("rwb"), 0
 
@@ -207,7 +221,9 @@ def cprofile(bench: Bench) -> Report:
     """Which functions were called how often; importlib's own have one finder more to ask."""
     told = bench.run("python", "-m", "cProfile", "-s", "name", "program.py")
     lines = [re.sub(r"^ *([\d/]+)(?: +[\d.]+){4} +", r"\1 ", line) for line in told.splitlines()]
-    return sorted(line for line in lines if not re.search(r"<frozen importlib|built-in|method '|function calls|pycds_auto", line))
+    return sorted(
+        line for line in lines if not re.search(r"<frozen importlib|built-in|method '|function calls|pycds_auto", line)
+    )
 
 
 def py_spy(bench: Bench) -> Report:
@@ -273,7 +289,9 @@ def gunicorn(bench: Bench) -> Report:
     told = []
     for options in ("--preload",), ():
         port = free_port()
-        with bench.started("python", "-m", "gunicorn", "-w", "2", *options, "-b", f"127.0.0.1:{port}", "flaskapp:app") as server:
+        with bench.started(
+            "python", "-m", "gunicorn", "-w", "2", *options, "-b", f"127.0.0.1:{port}", "flaskapp:app"
+        ) as server:
             told.append(until(lambda: fetch(port), "gunicorn answers"))
             told += [fetch(port) for _ in range(5)]
             server.terminate()
@@ -286,7 +304,9 @@ def celery(bench: Bench) -> Report:
     for name in ("queue", "results"):
         (queue / name).mkdir(parents=True)
     extra = {"QUEUE": str(queue)}
-    with bench.started("python", "-m", "celery", "-A", "tasks", "worker", "-c", "1", "--pool", "prefork", "-l", "info", **extra) as worker:
+    with bench.started(
+        "python", "-m", "celery", "-A", "tasks", "worker", "-c", "1", "--pool", "prefork", "-l", "info", **extra
+    ) as worker:
         until(lambda: " ready." in (bench.folder / "server.log").read_text(), "the worker is ready")
         told = bench.run("python", "-c", "import tasks; print(tasks.work.delay(4).get(timeout=60))", **extra)
         worker.terminate()
@@ -307,7 +327,9 @@ def gevent(bench: Bench) -> Report:
 def pyinstaller(bench: Bench) -> Report:
     """The program's modules are in a frozen archive; our package is inside, too."""
     options = ["--onedir", "--noconfirm", "--log-level", "ERROR", "--hidden-import", "pycds_auto._loader"]
-    told = re.sub(r"^\d+ (INFO|WARNING)", r"\1", bench.run("python", "-m", "PyInstaller", *options, "program.py"), flags=re.M)
+    told = re.sub(
+        r"^\d+ (INFO|WARNING)", r"\1", bench.run("python", "-m", "PyInstaller", *options, "program.py"), flags=re.M
+    )
     program = bench.folder / "dist/program/program"
     return [told, *(bench.run(program) for _ in range(2))]
 
@@ -335,7 +357,9 @@ int main(int argc, char **argv)
 def embedding(bench: Bench) -> Report:
     """A C program that starts the interpreter twice."""
     (bench.folder / "host.c").write_text(HOST)
-    ask = "import sysconfig as s; print(s.get_path('include'), s.get_config_var('LIBDIR'), s.get_config_var('LDVERSION'))"
+    ask = (
+        "import sysconfig as s; print(s.get_path('include'), s.get_config_var('LIBDIR'), s.get_config_var('LDVERSION'))"
+    )
     include, libraries, version = bench.run("python", "-c", ask).split()[:3]
     flags = [f"-I{include}", f"-L{libraries}", f"-Wl,-rpath,{libraries}", f"-lpython{version}", "-lm", "-ldl"]
     made = bench.run("cc", "host.c", "-o", "host", *flags)
@@ -421,7 +445,10 @@ def main() -> int:
                 lines, hits = compare(TOOLS[name], options.python.absolute(), Path(folder))
             finally:
                 support.end_all_with(folder)
-        print(f"{name}: {len(lines) or 'no'} differing lines, {hits} of the programs' modules from the archive", flush=True)
+        print(
+            f"{name}: {len(lines) or 'no'} differing lines, {hits} of the programs' modules from the archive",
+            flush=True,
+        )
         print(*(f"    {line[:300]}" for line in lines[:40]), sep="\n", end="\n" if lines else "")
         worst = max(worst, 1 if lines else 0 if hits else 2)
     return worst

@@ -1,9 +1,9 @@
 """Runs in the measured interpreter: `probe_hits.py STATEMENT` lists the pycs of modules that came from the archive.
 
-In import order, those of the interpreter's start first, as JSON on stdout. A finder in front of all others takes note of what
-is looked for and finds nothing; what was looked for and has a loader of the archive's was a hit. A module that took itself
-out of `sys.modules`, or put another there, is looked for once more. (While there is an audit hook, or one of importlib's functions is replaced,
-nothing comes from the archive.)
+In import order, those of the interpreter's start first, as JSON on stdout. A finder in front of all others takes note
+of what is looked for and finds nothing; what was looked for and has a loader of the archive's was a hit. A module that
+took itself out of `sys.modules`, or put another there, is looked for once more. (While there is an audit hook, or one
+of importlib's functions is replaced, nothing comes from the archive.)
 """
 
 import sys

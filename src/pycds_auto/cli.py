@@ -80,9 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     build_parser.set_defaults(refuse=build_parser.error)
 
-    clear_parser = commands.add_parser(
-        "clear", help="remove the archive", description=CLEAR_DESCRIPTION, **plain
-    )
+    clear_parser = commands.add_parser("clear", help="remove the archive", description=CLEAR_DESCRIPTION, **plain)
     clear_parser.add_argument("--all", action="store_true", help="the archives of every interpreter and environment")
     return parser
 

@@ -151,8 +151,9 @@ def build(
     encoding: Encoding,
     full: int = 0,
 ) -> bytes:
-    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch); ``full``: PATTERN or SOURCE
-    if it takes no more of these. Paths are unique and absolute, directories without a trailing slash ("" is the root)."""
+    """The bytes of an image; ``aged_ns``: when modules were last marked AGED (since the epoch); ``full``: PATTERN or
+    SOURCE if it takes no more of these. Paths are unique and absolute, directories without a trailing slash ("" is the
+    root)."""
     modules, directories = list(modules), list(directories)
     identity_text = identity.encode()
     start = _HEADER.size + len(identity_text)
@@ -215,8 +216,8 @@ def _sealed(record: bytes, path: bytes) -> bytes:
 
 
 class Image(NamedTuple):
-    """What an image holds, in its own order; payloads are views of ``content``. ``results``: patterns and source texts, by
-    their keys."""
+    """What an image holds, in its own order; payloads are views of ``content``. ``results``: patterns and source texts,
+    by their keys."""
 
     modules: dict[str, Module]
     results: dict[str, Module]

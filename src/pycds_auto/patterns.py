@@ -1,7 +1,8 @@
-"""Regular expressions for the image: what ``re._compiler.compile`` computes from a pattern. ``csrc/patterns.h`` says why.
+"""Regular expressions for the image: what ``re._compiler.compile`` computes from a pattern. ``csrc/patterns.h`` says
+why.
 
-A key is ``s2:text`` for the string ``text`` and flags 2, ``b0:bytes`` for a byte string; as a str it is like a path: what
-``os.fsdecode`` makes of the bytes.
+A key is ``s2:text`` for the string ``text`` and flags 2, ``b0:bytes`` for a byte string; as a str it is like a path:
+what ``os.fsdecode`` makes of the bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ MOST = 5000
 _KEY = re.compile(rb"([sb])(\d{1,9}):(.*)", re.DOTALL)
 _FOLDER = os.path.dirname(re.__file__)
 
-SOURCES = [os.path.join(_FOLDER, f"{name}.py") for name in ("__init__", "_compiler", "_parser", "_constants", "_casefix")]
+SOURCES = [
+    os.path.join(_FOLDER, f"{name}.py") for name in ("__init__", "_compiler", "_parser", "_constants", "_casefix")
+]
 """The files that an entry depends on."""
 
 
@@ -70,4 +73,3 @@ def _payload(key: str) -> bytes:
     if tuple(derived) != index_group or _sre.CODESIZE != 4:
         return b""
     return marshal.dumps((int(flags), words, groups, names))
-

@@ -1,9 +1,9 @@
 """The rebuilder: folds recorded misses into the image.
 
 It runs detached at low priority when a program ends (``main``, started by ``csrc/rebuilder.c``), or in the foreground
-for ``python -m pycds_auto build``. It holds the folder's filelock, gets code through SourceFileLoader.get_code and never
-imports what it archives, never writes a pyc. What another optimisation level recorded is folded by a child interpreter
-with those options, since code is compiled for the options of the interpreter that compiles it.
+for ``python -m pycds_auto build``. It holds the folder's filelock, gets code through SourceFileLoader.get_code and
+never imports what it archives, never writes a pyc. What another optimisation level recorded is folded by a child
+interpreter with those options, since code is compiled for the options of the interpreter that compiles it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ FORGET_SECONDS = 7 * 24 * 3600
 """How long the folder of an environment that is gone stays."""
 
 MOST_DOUBTFUL = 4000
-"""Doubtful patterns and source texts (spool.py) that are remembered, as checksums in state.json, until they are seen again."""
+"""Doubtful patterns and source texts (spool.py) that are remembered, as checksums in state.json, until they are seen
+again."""
 
 SETTLE_ROUNDS = 3
 """How often the young files are looked at again before they are left for the next rebuild."""
@@ -97,9 +98,7 @@ class Place(NamedTuple):
 Progress = Callable[[int, int], None]
 
 
-def rebuild(
-    state: dict, *, wait: bool, settle: bool = True, progress: Progress | None = None
-) -> Result:
+def rebuild(state: dict, *, wait: bool, settle: bool = True, progress: Progress | None = None) -> Result:
     """Folds all recorded misses of an environment (``_loader.state()``) into its images.
 
     ``wait``: wait for a running rebuilder, else raise Busy. ``settle``: wait, some seconds at most, until no file
@@ -162,16 +161,14 @@ def _rebuild_locked(place: Place, started: float, settle: bool, progress: Progre
 
 
 def fold(place: Place, seen: list[str], *, settle: bool, progress: Progress | None = None) -> Result:
-    """Makes the image of one variant anew from the old one and the misses put aside; ``seen``: see _seen_once. Needs the
-    lock."""
+    """Makes the image of one variant anew from the old one and the misses put aside; ``seen``: see _seen_once. Needs
+    the lock."""
     if not _has_place(place):
         return Result(0, 0, 0, {}, 0.0, place.image_path, False)
     found = _read_old(place)
     misses = spool.read(place.folder, place.variant)
     old = _age(found, {miss.path for miss in misses}, time.time_ns())
-    paths = dict.fromkeys(
-        [*old.modules, *(miss.path for miss in misses if miss.kind == spool.MODULE)]
-    )
+    paths = dict.fromkeys([*old.modules, *(miss.path for miss in misses if miss.kind == spool.MODULE)])
     modules, reasons = _collect_modules(old, list(paths), settle, progress)
     modules, encoding = _encode(old, modules, reasons)
     results = _collect_results(old, modules, _keys(misses, seen))
@@ -213,7 +210,9 @@ def fold(place: Place, seen: list[str], *, settle: bool, progress: Progress | No
 def _doubles(directory: image.Directory) -> list[str]:
     """Names that are both a folder and a module's file in a directory."""
     return [
-        name for name, flags in directory.names.items() if flags & image.NAME_DIRECTORY and flags != image.NAME_DIRECTORY
+        name
+        for name, flags in directory.names.items()
+        if flags & image.NAME_DIRECTORY and flags != image.NAME_DIRECTORY
     ]
 
 
@@ -232,7 +231,9 @@ def _age(old: image.Image, used: set[str], now_ns: int) -> image.Image:
 
     def unmarked(all_of_them: dict[str, image.Module]) -> dict[str, image.Module]:
         return {
-            path: module._replace(flags=module.flags & ~image.AGED) if module.flags & image.AGED and path in used else module
+            path: module._replace(flags=module.flags & ~image.AGED)
+            if module.flags & image.AGED and path in used
+            else module
             for path, module in all_of_them.items()
         }
 
@@ -313,11 +314,9 @@ def _remember(seen: list[str], misses: list[spool.Miss]) -> list[str]:
     return list(marks)[-MOST_DOUBTFUL:]
 
 
-def _collect_results(
-    old: image.Image, modules: dict[str, image.Module], keys: list[str]
-) -> dict[str, image.Module]:
-    """The regular expressions and source texts of the old image and of these keys, as many as there is room for. The former
-    are all made anew if the package that compiles them changed."""
+def _collect_results(old: image.Image, modules: dict[str, image.Module], keys: list[str]) -> dict[str, image.Module]:
+    """The regular expressions and source texts of the old image and of these keys, as many as there is room for. The
+    former are all made anew if the package that compiles them changed."""
     changed = any(
         path not in old.modules or path not in modules or not _same_source(modules[path], old.modules[path])
         for path in patterns.SOURCES
@@ -364,8 +363,8 @@ def _encode(
     """The modules with payloads of the best encoding that this interpreter can use; those taken over from the old image
     have its encoding, the others marshal's. What can't be encoded is left out, with the reason in ``reasons``.
 
-    New modules make the shared table grow at its end, so that what is there stays as it is. Entries that nobody needs any
-    more, and strings that only new modules have in common, are put right by encoding all anew now and then.
+    New modules make the shared table grow at its end, so that what is there stays as it is. Entries that nobody needs
+    any more, and strings that only new modules have in common, are put right by encoding all anew now and then.
     """
     kind = image.ENCODING_MARSHAL if native_reason() else image.ENCODING_NATIVE
     taken = [path for path, module in modules.items() if _is_taken_over(old, module)]

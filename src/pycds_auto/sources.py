@@ -1,9 +1,9 @@
 """Source texts for the image: the code objects that ``compile``, ``exec`` and ``eval`` make of them. ``csrc/sources.h``
 says why.
 
-A key is ``xm-0:file\\0text``: ``m`` for a module's text (``exec``) or ``e`` for an expression (``eval``), the optimisation
-level or ``-`` for the interpreter's own, flags, and the file name; as a str it is like a path: what ``os.fsdecode`` makes
-of the bytes.
+A key is ``xm-0:file\\0text``: ``m`` for a module's text (``exec``) or ``e`` for an expression (``eval``), the
+optimisation level or ``-`` for the interpreter's own, flags, and the file name; as a str it is like a path: what
+``os.fsdecode`` makes of the bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ MOST_BYTES = 16 * 1024 * 1024
 """Likewise, keys and code together."""
 
 MOST_NESTED = 100
-"""The compiler compares the depth of a syntax tree with what is left of the recursion limit, at two or three levels a call
-(Python/symtable.c, 3.11 to 3.13). The loader uses no entry where fewer than 64 calls are left (csrc/native_layout.c)."""
+"""The compiler compares the depth of a syntax tree with what is left of the recursion limit, at two or three levels a
+call (Python/symtable.c, 3.11 to 3.13). The loader uses no entry where fewer than 64 calls are left
+(csrc/native_layout.c)."""
 
 _KEY = re.compile(rb"x([me])([-012])(\d{1,10}):([^\0]*)\0([^\0]*)", re.DOTALL)
 
@@ -54,9 +55,9 @@ def entry(key: str) -> image.Module:
 
 
 def _payload(key: str) -> bytes:
-    """marshal of the code object, with the sets in it told apart (csrc/sources.c, WITH_SETS); b"" if plain Python is to compile the text each time: it is wrong, or warns, or may not
-    be compiled to the same in every process. The loader puts the file's name in; here it is another, since what marshal
-    reads becomes interned and, in 3.13, immortal."""
+    """marshal of the code object, with the sets in it told apart (csrc/sources.c, WITH_SETS); b"" if plain Python is to
+    compile the text each time: it is wrong, or warns, or may not be compiled to the same in every process. The loader
+    puts the file's name in; here it is another, since what marshal reads becomes interned and, in 3.13, immortal."""
     mode, level, number, file, encoded = _KEY.fullmatch(os.fsencode(key)).groups()
     optimise = -1 if level == b"-" else int(level)
     if _MANY_DIGITS.search(encoded):
@@ -69,7 +70,9 @@ def _payload(key: str) -> bytes:
             tree = compile(*arguments, int(number) | _ast.PyCF_ONLY_AST, True)
             if _depth(tree) > MOST_NESTED:
                 return b""
-            payload = _payload_of(arguments[0], tree, lambda text: compile(text, *arguments[1:], int(number), True, optimise))
+            payload = _payload_of(
+                arguments[0], tree, lambda text: compile(text, *arguments[1:], int(number), True, optimise)
+            )
         except Exception:  # wrong: plain Python says so, each time
             return b""
     return b"" if caught else payload
@@ -86,8 +89,12 @@ def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeT
     if not places:
         payload = marshal.dumps(code)
         return payload if is_same_code(code, marshal.loads(payload)) else b""
-    copies = {names: _copies(text, tree, compiled, names, _objects_at(code, [path for path, at in places if at is names])) for _, names in places}
-    # Strings that aren't interned, so that marshal doesn't intern them when it reads them; of each set's names one tuple.
+    copies = {
+        names: _copies(text, tree, compiled, names, _objects_at(code, [path for path, at in places if at is names]))
+        for _, names in places
+    }
+    # Strings that aren't interned, so that marshal doesn't intern them when it reads them; of each set's names one
+    # tuple.
     spelt = {names: tuple("".join(list(name)) for name in names) for names in copies}
     apart = marshal.dumps(tuple((path, spelt[names], copies[names]) for path, names in places))
     payload = b"\x01" + struct.pack("=I", len(apart)) + apart + marshal.dumps(code)
@@ -98,11 +105,20 @@ def _payload_of(text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeT
 
 
 def _sets_of_names(tree: _ast.AST) -> dict[frozenset[str], tuple[str, ...]]:
-    """The sets in a text that consist of names only, in the source's order; not those that are there in several orders."""
+    """The sets in a text that consist of names only, in the source's order; not those that are there in several
+    orders."""
     found: dict[frozenset[str], tuple[str, ...]] = {}
     for node in _nodes(tree):
-        values = [item.value if isinstance(item, _ast.Constant) else None for item in node.elts] if isinstance(node, _ast.Set) else []
-        if values and all(isinstance(value, str) and _NAME.fullmatch(value) for value in values) and len(max(values, key=len)) > 1:
+        values = (
+            [item.value if isinstance(item, _ast.Constant) else None for item in node.elts]
+            if isinstance(node, _ast.Set)
+            else []
+        )
+        if (
+            values
+            and all(isinstance(value, str) and _NAME.fullmatch(value) for value in values)
+            and len(max(values, key=len)) > 1
+        ):
             names = frozenset(values)
             found[names] = tuple(values) if found.get(names, tuple(values)) == tuple(values) else ()
     return {names: order for names, order in found.items() if order}
@@ -134,9 +150,13 @@ def _objects_at(code: types.CodeType, paths: list[tuple[int, ...]]) -> list[obje
 def _copies(
     text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeType], names: tuple[str, ...], sets: list[object]
 ) -> int:
-    """How many times the compiler makes this set in this text: whether a third time, for each place anew, depends on whether
-    the strings are the identifiers of some argument as well. Found out with other names, whose order tells."""
-    if not text.isascii() or any(map(keyword.iskeyword, names)) or any(isinstance(node, _ast.ClassDef) for node in _nodes(tree)):
+    """How many times the compiler makes this set in this text: whether a third time, for each place anew, depends on
+    whether the strings are the identifiers of some argument as well. Found out with other names, whose order tells."""
+    if (
+        not text.isascii()
+        or any(map(keyword.iskeyword, names))
+        or any(isinstance(node, _ast.ClassDef) for node in _nodes(tree))
+    ):
         raise ValueError("other names might not be treated alike")  # normalised; "return", of annotations; mangled
     if len(names) == 1:
         return 3 if len(sets) == len({id(item) for item in sets}) else 2
@@ -147,7 +167,12 @@ def _copies(
         if two != three and not any(other in text for other in others.values()):
             pattern = rf"\b(?:{'|'.join(others)})\b"
             code = compiled(re.sub(pattern, lambda match: others[match[0]], text))
-            orders = [list(item) for part in _all_code(code) for item in part.co_consts if isinstance(item, frozenset) and item == set(renamed)]
+            orders = [
+                list(item)
+                for part in _all_code(code)
+                for item in part.co_consts
+                if isinstance(item, frozenset) and item == set(renamed)
+            ]
             if orders and all(order == two for order in orders):
                 return 2
             if orders and all(order == three for order in orders):
@@ -192,23 +217,27 @@ def _all_code(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _is_always_the_same(code: types.CodeType) -> bool:
-    """Is nothing of it in the order of a set, but for constants that are sets? In 3.13, the names of attributes that the
-    methods of a class assign are (Python/compile.c, compiler_class_body)."""
+    """Is nothing of it in the order of a set, but for constants that are sets? In 3.13, the names of attributes that
+    the methods of a class assign are (Python/compile.c, compiler_class_body)."""
     return not any(map(_tuple_holds_set, code.co_consts)) and "__static_attributes__" not in code.co_names
 
 
 def _tuple_holds_set(constant: object) -> bool:
-    return isinstance(constant, tuple) and any(isinstance(item, frozenset) or _tuple_holds_set(item) for item in constant)
+    return isinstance(constant, tuple) and any(
+        isinstance(item, frozenset) or _tuple_holds_set(item) for item in constant
+    )
 
 
-_COMPARED = [name for name in dir(types.CodeType) if name.startswith("co_") and name not in ("co_positions", "co_lines")]
+_COMPARED = [
+    name for name in dir(types.CodeType) if name.startswith("co_") and name not in ("co_positions", "co_lines")
+]
 _COMPARED.remove("co_lnotab")  # deprecated, and made of co_linetable
 _METHODS = ("co_positions", "co_lines")
 
 
 def is_same_code(one: types.CodeType, other: types.CodeType) -> bool:
-    """Are they equal in every field, and do they share objects alike? That names which the compiler gives ("<lambda>") and
-    the file name are one object each is the loader's doing."""
+    """Are they equal in every field, and do they share objects alike? That names which the compiler gives ("<lambda>")
+    and the file name are one object each is the loader's doing."""
     return _Comparison().is_same(one, other)
 
 
@@ -224,7 +253,10 @@ class _Comparison:
             return all(self._is_same_field(name, one, other) for name in _COMPARED) and all(
                 list(getattr(one, name)()) == list(getattr(other, name)()) for name in _METHODS
             )
-        if self._counterparts.setdefault(id(one), other) is not other or self._originals.setdefault(id(other), one) is not one:
+        if (
+            self._counterparts.setdefault(id(one), other) is not other
+            or self._originals.setdefault(id(other), one) is not one
+        ):
             return False
         if isinstance(one, tuple):
             return len(one) == len(other) and all(map(self.is_same, one, other))

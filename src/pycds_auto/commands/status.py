@@ -140,7 +140,10 @@ def _lines(findings: _Findings) -> list[str]:
     if state["unknown_validate"]:
         say("validation", f"PYCDS_VALIDATE={state['unknown_validate']} means nothing; it is stat or trust")
     if state["unknown_skip"]:
-        say("left out", f"PYCDS_SKIP={state['unknown_skip']} has a name that means nothing; {', '.join(ACCELERATIONS)} do")
+        say(
+            "left out",
+            f"PYCDS_SKIP={state['unknown_skip']} has a name that means nothing; {', '.join(ACCELERATIONS)} do",
+        )
     if left_out:
         refused = sum(reason.startswith(NOT_ENCODED) for reason in left_out.values())
         told = f", {refused:,} of them not encoded" if refused else ""
