@@ -358,16 +358,33 @@ add_entry(loader_state *state)
     return entry;
 }
 
+/* Are a finder's `_loaders` those of FileFinders that the interpreter makes? What only compares equal to them isn't. */
+static bool
+are_standard(loader_state *state, PyObject *loaders)
+{
+    PyObject *standard = state->standard_loaders;
+    if (!PyList_CheckExact(loaders) || PyList_GET_SIZE(loaders) != PyList_GET_SIZE(standard)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(standard); i++) {
+        PyObject *pair = PyList_GET_ITEM(loaders, i), *expected = PyList_GET_ITEM(standard, i);
+        if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyUnicode_CheckExact(PyTuple_GET_ITEM(pair, 0))
+            || PyUnicode_Compare(PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(expected, 0)) != 0
+            || PyTuple_GET_ITEM(pair, 1) != PyTuple_GET_ITEM(expected, 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Learns what a FileFinder's directory is in the image. Returns the entry; NULL: exception. */
 static struct path_entry *
 learn_entry(loader_state *state, PyObject *finder)
 {
     PyObject *finder_path = PyObject_GetAttr(finder, state->strings.path);
     PyObject *loaders = finder_path == NULL ? NULL : PyObject_GetAttr(finder, state->strings.loaders);
-    int standard = loaders == NULL               ? -1
-                   : !PyList_CheckExact(loaders) ? 0
-                                                 : PyObject_RichCompareBool(loaders, state->standard_loaders, Py_EQ);
-    PyObject *items = standard < 0 ? NULL : standard ? PyList_AsTuple(loaders) : PyTuple_New(0);
+    bool standard = loaders != NULL && are_standard(state, loaders);
+    PyObject *items = loaders == NULL ? NULL : standard ? PyList_AsTuple(loaders) : PyTuple_New(0);
     struct path_entry *entry = items == NULL ? NULL : add_entry(state); /* what came before may have imported, too */
     if (entry == NULL) {
         Py_XDECREF(items);
@@ -387,7 +404,7 @@ learn_entry(loader_state *state, PyObject *finder)
     }
     Py_DECREF(index);
     entry = &state->entries[at];
-    if (standard == 0 || !PyUnicode_CheckExact(finder_path)) {
+    if (!standard || !PyUnicode_CheckExact(finder_path)) {
         return entry;
     }
     PyObject *keep;

@@ -173,7 +173,7 @@ struct sources {
 struct path_entry {
     PyObject *finder; /* owned */
     PyObject *finder_path; /* owned: its `path` when we looked */
-    PyObject *loaders; /* owned: its list `_loaders`; the items are those of state->standard_loaders or equal */
+    PyObject *loaders; /* owned: its list `_loaders`; the items are as those of state->standard_loaders */
     PyObject *loader_items; /* owned: tuple of the items when we looked */
     char *path; /* owned, utf-8, no trailing slash; NULL: always ask the finder */
     size_t path_bytes;

@@ -44,6 +44,45 @@ PROGRAMS = {
         import beta
         print(type(beta.__loader__).__name__)
     """,
+    "loaders of a finder that only compare equal": """
+        import alpha
+        standard = sys.path_importer_cache[LIB]._loaders
+        class Suffix(str):
+            def __eq__(self, other): return True
+            __hash__ = str.__hash__
+        class Loader(type(standard[-1][1])):
+            def __eq__(self, other): return True
+            __hash__ = type.__hash__
+        class Source(standard[1][1], metaclass=Loader): pass
+        class Pair(tuple):
+            def __iter__(self): return iter(('.nothing', None))
+        class Pairs(list):
+            def __iter__(self): return iter(())
+        kinds = ([(Suffix('.nothing'), loader) for suffix, loader in standard],
+                 [(suffix, Source) for suffix, loader in standard], [Pair(pair) for pair in standard], Pairs(standard))
+        for is_new in False, True:
+            for kind in kinds:
+                if is_new: sys.path_importer_cache[LIB] = sys.path_hooks[-1](LIB)
+                sys.path_importer_cache[LIB]._loaders = kind
+                try:
+                    import beta
+                    print(type(beta.__loader__).__name__)
+                except Exception as error: print(type(error).__name__, error)
+                sys.modules.pop('beta', None)
+    """,
+    "loaders of a finder that are no list": """
+        import alpha
+        finder = sys.path_importer_cache[LIB]
+        kept = finder._loaders
+        for odd in tuple(kept), iter(kept), [], [('.py',)], [kept[0] + (1,)], None, dict(kept):
+            finder._loaders = odd
+            try:
+                import beta
+                print(beta.X)
+            except Exception as error:
+                print(type(error).__name__, error)
+            sys.modules.pop('beta', None)
+    """,
     "get_code patched late": """
         import alpha, importlib.machinery as m
         m.SourceFileLoader.get_code = lambda self, name: compile("X = 'patched'", 'patched', 'exec')
