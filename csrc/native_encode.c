@@ -96,7 +96,7 @@ struct encoder {
     bool in_place; /* may byte strings be used where they are mapped? */
     bool collecting; /* the leaves of the groups that a stream starts with */
     PyObject *groups[GROUPS]; /* list of leaves; owned */
-    PyObject *kinds; /* dict: co_localspluskinds -> the one of equal ones that stands for them; owned */
+    PyObject *unseen; /* dict: unseen_part() -> the one of equal ones that stands for them; owned */
     PyObject *orders; /* borrowed sequence of the items of its frozensets */
     Py_ssize_t next_order;
     struct output output;
@@ -186,7 +186,7 @@ is_shareable(const struct encoder *encoder, PyObject *object, enum leaf_kind kin
 {
     if (kind == LEAF_BYTES) {
         return PyBytes_GET_SIZE(object) != 0 && PyBytes_GET_SIZE(object) <= NATIVE_ENTRY_BYTES_LIMIT
-               && PyDict_GetItem(encoder->kinds, object) == object;
+               && PyDict_GetItem(encoder->unseen, object) == object;
     }
     Py_ssize_t length = PyUnicode_GET_LENGTH(object);
     return kind == LEAF_INTERNED && length > 1
@@ -300,11 +300,31 @@ leaf_group(const struct encoder *encoder, PyObject *leaf, enum leaf_kind kind)
     return kind == LEAF_TEXT ? GROUP_TEXT : native_is_static(leaf) ? GROUPS : GROUP_INTERNED;
 }
 
-/* co_localspluskinds is seen by nobody: equal ones may be one object. Borrowed; NULL with an exception. */
-static PyObject *
-same_kinds(struct encoder *encoder, PyObject *kinds)
+/* Is it a part of a code object that no program sees? Then equal ones may be one object: in an average module half of all
+   co_localsplusnames. (co_varnames and its like are made of them when they are asked for: Objects/codeobject.c, 3.11 to
+   3.15, get_localsplus_names.) */
+static bool
+is_unseen(int part)
 {
-    return PyDict_SetDefault(encoder->kinds, kinds, kinds);
+    return part == NATIVE_LOCALSPLUSKINDS || part == NATIVE_LOCALSPLUSNAMES;
+}
+
+/* What is written for a part of a code object. `once`: the code runs once, and its tuples go with it. Borrowed; NULL with
+   an exception. */
+static PyObject *
+written_part(struct encoder *encoder, const struct native_code_parts *parts, int part, bool once)
+{
+    PyObject *object = parts->objects[part];
+    if (!is_unseen(part) || (once && PyTuple_CheckExact(object))) {
+        return object;
+    }
+    PyObject *same = PyDict_SetDefault(encoder->unseen, object, object);
+    for (Py_ssize_t i = 0; same != NULL && PyTuple_CheckExact(object) && i < PyTuple_GET_SIZE(object); i++) {
+        if (PyTuple_GET_ITEM(same, i) != PyTuple_GET_ITEM(object, i)) {
+            return object;
+        }
+    }
+    return same;
 }
 
 /* ---- the walk ---- */
@@ -431,10 +451,7 @@ put_code(struct encoder *encoder, PyObject *object, unsigned int flag, bool once
         return RET_ERROR;
     }
     for (int i = 0; i < NATIVE_CODE_OBJECTS; i++) {
-        PyObject *part = parts.objects[i];
-        if (i == NATIVE_LOCALSPLUSKINDS) {
-            part = same_kinds(encoder, part);
-        }
+        PyObject *part = written_part(encoder, &parts, i, once);
         if (part == NULL || encode_object(encoder, part) < 0) {
             return RET_ERROR;
         }
@@ -652,10 +669,7 @@ count_object(struct encoder *encoder, PyObject *object)
             return RET_ERROR;
         }
         for (int i = 0; i < NATIVE_CODE_OBJECTS; i++) {
-            PyObject *part = parts.objects[i];
-            if (i == NATIVE_LOCALSPLUSKINDS) {
-                part = same_kinds(encoder, part);
-            }
+            PyObject *part = written_part(encoder, &parts, i, once);
             if (part == NULL || count_object(encoder, part) < 0) {
                 return RET_ERROR;
             }
@@ -675,7 +689,7 @@ start_module(struct encoder *encoder)
     encoder->depth = 0;
     encoder->refusal = NULL;
     encoder->collecting = false;
-    PyDict_Clear(encoder->kinds);
+    PyDict_Clear(encoder->unseen);
 }
 
 /* Adds one to the count of modules of each shareable leaf of the module. */
@@ -945,8 +959,8 @@ native_encode(struct native_context *base, PyObject *codes, PyObject *orders)
         return NULL;
     }
     encoder.in_place = layout.fixed_types;
-    encoder.kinds = PyDict_New();
-    bool ready = streams != NULL && encoder.kinds != NULL;
+    encoder.unseen = PyDict_New();
+    bool ready = streams != NULL && encoder.unseen != NULL;
     for (int group = 0; group < GROUPS; group++) {
         encoder.groups[group] = PyList_New(0);
         ready = ready && encoder.groups[group] != NULL;
@@ -981,7 +995,7 @@ native_encode(struct native_context *base, PyObject *codes, PyObject *orders)
 done:
     seen_clear(&encoder.seen);
     free(encoder.output.bytes);
-    Py_XDECREF(encoder.kinds);
+    Py_XDECREF(encoder.unseen);
     for (int group = 0; group < GROUPS; group++) {
         Py_XDECREF(encoder.groups[group]);
     }
@@ -1075,7 +1089,7 @@ compare_codes(struct comparison *comparison, PyCodeObject *one, PyCodeObject *ot
     native_code_take_apart(one, &parts);
     native_code_take_apart(other, &other_parts);
     for (int i = 0; reason == NULL && i < NATIVE_CODE_OBJECTS; i++) {
-        reason = compare_objects(comparison, parts.objects[i], other_parts.objects[i], i != NATIVE_LOCALSPLUSKINDS);
+        reason = compare_objects(comparison, parts.objects[i], other_parts.objects[i], !is_unseen(i));
     }
     return reason;
 }
