@@ -21,6 +21,7 @@
 
 #include "checksum.h"
 #include "finalization.h"
+#include "foreign_finder.h"
 #include "patterns.h"
 #include "recorder.h"
 #include "results.h"
@@ -804,9 +805,10 @@ bring_finders_up_to_date(loader_state *state)
 
 /* ---- find_spec ---- */
 
-/* Do we stand directly before PathFinder? A finder that a program put between is asked in its turn. */
+/* Do we stand directly before PathFinder, for a module of this name? A finder that a program put between is asked in its
+   turn, unless it would only ask PathFinder. */
 static bool
-stands_before_path_finder(loader_state *state, PyObject *self)
+stands_before_path_finder(loader_state *state, PyObject *self, PyObject *name)
 {
     PyObject *finders = system_object(state, state->strings.meta_path);
     if (finders == NULL || !PyList_Check(finders)) {
@@ -814,7 +816,12 @@ stands_before_path_finder(loader_state *state, PyObject *self)
     }
     for (Py_ssize_t i = 0; i + 1 < PyList_GET_SIZE(finders); i++) {
         if (PyList_GET_ITEM(finders, i) == self) {
-            return PyList_GET_ITEM(finders, i + 1) == state->path_finder;
+            while (++i < PyList_GET_SIZE(finders) && PyList_GET_ITEM(finders, i) != state->path_finder) {
+                if (!foreign_finder_delegates(state, PyList_GET_ITEM(finders, i), name)) {
+                    return false;
+                }
+            }
+            return i < PyList_GET_SIZE(finders);
         }
     }
     return false;
@@ -1038,7 +1045,7 @@ find(
         }
         Py_RETURN_NONE;
     }
-    if (!prepare_search(state) || !stands_before_path_finder(state, self)) {
+    if (!prepare_search(state) || !stands_before_path_finder(state, self, full_name)) {
         Py_RETURN_NONE;
     }
     if (!importlib_is_untouched(state)) {

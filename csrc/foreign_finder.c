@@ -12,6 +12,7 @@ enum finder_kind {
     FINDER_UNKNOWN,
     FINDER_OF_SETUPTOOLS, /* _distutils_hack.DistutilsMetaFinder */
     FINDER_OF_VIRTUALENV, /* _virtualenv._Finder */
+    FINDER_OF_AWSCLI, /* awscli.TopLevelImportAliasFinder */
 };
 
 /* Fingerprints of their code objects (take_fingerprint), of 3.11, 3.12 and 3.13: the bytecode of a minor release
@@ -27,6 +28,8 @@ static const struct {
      {UINT64_C(0xb5d4999566ec9183), UINT64_C(0x4e0303194ee0db78), UINT64_C(0x7e05681d0caa94aa)}},
     {FINDER_OF_VIRTUALENV, /* virtualenv 20.35 to 21.2; uv */
      {UINT64_C(0x64a2cb87431e4bb2), UINT64_C(0xab647aa49e593dab), UINT64_C(0xb18498dc382e0c4e)}},
+    {FINDER_OF_AWSCLI, /* awscli 1.46 */
+     {UINT64_C(0x96ea7f97e54ad71a), UINT64_C(0x4f452d65778252f2), UINT64_C(0x8aaf1465be0aa503)}},
 };
 
 /* Adds bytes to a fingerprint, at whose end their number keeps them apart from the next ones. */
@@ -197,25 +200,84 @@ declines_as_of_virtualenv(PyObject *function, PyObject *name)
     return declines;
 }
 
-bool
-foreign_finder_declines(loader_state *state, PyObject *finder, PyObject *name, PyObject *path)
+/* An attribute of a class, found in the ordinary way; borrowed. */
+static PyObject *
+attribute_of_type(PyTypeObject *type, const char *name)
 {
-    PyObject *function = find_spec_of(state, finder);
-    PyObject *code = function == NULL ? NULL : PyFunction_GET_CODE(function);
-    if (code == NULL || native_code_is_monitored((PyCodeObject *)code)) {
-        return false;
+    PyObject *text = PyUnicode_InternFromString(name);
+    PyObject *found = text == NULL ? NULL : _PyType_Lookup(type, text);
+    Py_XDECREF(text);
+    return found;
+}
+
+/* PathFinder's answer for all names but those in a list, an attribute of its class. */
+static bool
+delegates_as_of_awscli(loader_state *state, PyObject *finder, PyObject *name)
+{
+    PyTypeObject *type = Py_TYPE(finder);
+    PyObject *names = attribute_of_type(type, "_PACKAGES");
+    PyObject *own_names = names == NULL ? NULL : PyObject_GetAttrString(finder, "_PACKAGES");
+    bool delegates = own_names == names && names != NULL && PyList_CheckExact(names);
+    for (Py_ssize_t i = 0; delegates && i < PyList_GET_SIZE(names); i++) {
+        PyObject *other = PyList_GET_ITEM(names, i);
+        delegates = PyUnicode_CheckExact(other) && PyUnicode_Compare(other, name) != 0;
     }
-    struct foreign_code *known = &state->shortcuts.foreign[((uintptr_t)code >> 4) % FOREIGN_CODES];
+    Py_XDECREF(own_names);
+    if (delegates && attribute_of_type(type, "_underlying_finder") == NULL) {
+        PyObject *underlying = PyObject_GetAttrString(finder, "_underlying_finder");
+        delegates = underlying == state->path_finder;
+        Py_XDECREF(underlying);
+        return delegates;
+    }
+    return false;
+}
+
+/* What is known of a finder's find_spec, *function (borrowed). */
+static enum finder_kind
+kind_of_finder(loader_state *state, PyObject *finder, PyObject **function)
+{
+    *function = find_spec_of(state, finder);
+    PyObject *code = *function == NULL ? NULL : PyFunction_GET_CODE(*function);
+    if (code == NULL || native_code_is_monitored((PyCodeObject *)code)) {
+        return FINDER_UNKNOWN;
+    }
+    struct foreign_code *all = state->shortcuts.foreign, *known = NULL;
+    for (int i = 0; i < FOREIGN_CODES && (known == NULL || known->address != code); i++) {
+        if (all[i].address == code || (known == NULL && all[i].address == NULL)) {
+            known = &all[i];
+        }
+    }
+    if (known == NULL) {
+        known = &all[((uintptr_t)code >> 4) % FOREIGN_CODES];
+    }
     if (known->address != code) {
         known->address = code;
         known->kind = kind_of((PyCodeObject *)code);
         Py_XSETREF(known->code, known->kind != FINDER_UNKNOWN ? Py_NewRef(code) : NULL);
     }
-    bool declines = known->kind == FINDER_OF_SETUPTOOLS   ? declines_as_of_setuptools(finder, function, name, path)
-                    : known->kind == FINDER_OF_VIRTUALENV ? declines_as_of_virtualenv(function, name)
-                                                          : false;
+    return known->kind;
+}
+
+bool
+foreign_finder_declines(loader_state *state, PyObject *finder, PyObject *name, PyObject *path)
+{
+    PyObject *function;
+    enum finder_kind kind = kind_of_finder(state, finder, &function);
+    bool declines = kind == FINDER_OF_SETUPTOOLS   ? declines_as_of_setuptools(finder, function, name, path)
+                    : kind == FINDER_OF_VIRTUALENV ? declines_as_of_virtualenv(function, name)
+                                                   : false;
     PyErr_Clear();
     return declines;
+}
+
+bool
+foreign_finder_delegates(loader_state *state, PyObject *finder, PyObject *name)
+{
+    PyObject *function;
+    bool delegates = kind_of_finder(state, finder, &function) == FINDER_OF_AWSCLI
+                     && delegates_as_of_awscli(state, finder, name);
+    PyErr_Clear();
+    return delegates;
 }
 
 #else
@@ -224,6 +286,13 @@ bool
 foreign_finder_declines(loader_state *state, PyObject *finder, PyObject *name, PyObject *path)
 {
     (void)state, (void)finder, (void)name, (void)path;
+    return false;
+}
+
+bool
+foreign_finder_delegates(loader_state *state, PyObject *finder, PyObject *name)
+{
+    (void)state, (void)finder, (void)name;
     return false;
 }
 

@@ -1,5 +1,5 @@
-"""A finder of the program's before ours (csrc/foreign_finder.c): setuptools' and virtualenv's, which are known, and others,
-which are asked.
+"""A finder of the program's before ours, or between ours and PathFinder (csrc/foreign_finder.c): setuptools', virtualenv's
+and the AWS CLI's, which are known, and others, which are asked.
 
 Programs run without the archive, and twice with it; what they print must be the same.
 """
@@ -13,6 +13,7 @@ from support import User, Venv, age, same, write
 
 TREE = {
     **{f"lib/m{i}.py": f"value = {i}\n" for i in range(6)},
+    "lib/botocore.py": "value = 'of the library'\n",
     "lib/pack/__init__.py": "",
     "lib/pack/one.py": "value = 1\n",
     "lib/test/__init__.py": "",
@@ -236,6 +237,69 @@ del sys.modules["m3"], virtualenv._DISTUTILS_PATCH
 attempt("m3")
 """
 
+AWSCLI = """
+import awscli_init
+kind = awscli_init.TopLevelImportAliasFinder
+finder = sys.meta_path[-2]
+"""
+
+AWSCLI_PROGRAMS = {
+    "awscli: as it is": """
+        for name in ("m4", "pack.two", "pack.one", "no_such", "botocore", "s3transfer", "test.part"):
+            attempt(name)
+    """,
+    "awscli: other names": """
+        finder._PACKAGES = ["m4"]
+        attempt("m4")
+        attempt("m5")
+        del finder._PACKAGES
+        kind._PACKAGES = type("Names", (list,), {"__contains__": lambda self, name: print("in", name)})()
+        attempt("test.part")
+        class Name(str):
+            def __eq__(self, other):
+                return print("equal", other)
+            __hash__ = str.__hash__
+        kind._PACKAGES = [Name("any")]
+        attempt("no_such")
+    """,
+    "awscli: another finder below": """
+        class Below:
+            def find_spec(self, name, path, target):
+                print("below", name)
+        plain = finder._underlying_finder
+        finder._underlying_finder = Below()
+        attempt("m4")
+        finder._underlying_finder = plain
+        kind._underlying_finder = property(lambda self: print("asked") or Below())
+        attempt("m5")
+    """,
+    "awscli: another find_spec": """
+        plain = kind.find_spec
+        kind.find_spec = lambda self, *arguments: print("asked", arguments[0]) or plain(self, *arguments)
+        attempt("m4")
+        kind.find_spec = plain
+        finder.find_spec = lambda *arguments: print("asked", arguments[0]) or plain(finder, *arguments)
+        attempt("m5")
+        del finder.find_spec
+        attempt("test.part")
+    """,
+    "awscli: more finders around": """
+        class Last:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                print("asked", name)
+        for place in (-1, -2, -3, len(sys.meta_path), 0):
+            sys.meta_path.insert(place, Last)
+            attempt("m4")
+            attempt("no_such")
+            del sys.modules["m4"]
+            sys.meta_path.remove(Last)
+        sys.meta_path.append(sys.meta_path.pop(-2))
+        attempt("m5")
+        attempt("no_such")
+    """,
+}
+
 RELEASES = {"20.34.0": "older", "20.39.1": "newer"}  # of virtualenv
 
 
@@ -249,6 +313,10 @@ def setuptools(venv: Venv, tmp_path_factory: pytest.TempPathFactory) -> Path:
         venv.pip("install", "--quiet", "--no-deps", "--target", other, f"virtualenv=={release}")
         text = (other / "virtualenv/create/via_global_ref/_virtualenv.py").read_text()
         (folder / f"virtualenv_{name}.py").write_text(text)
+    other = tmp_path_factory.mktemp("awscli")
+    venv.pip("install", "--quiet", "--no-deps", "--target", other, "awscli==1.46.3")
+    (folder / "awscli_init.py").write_text((other / "awscli/__init__.py").read_text())
+    (folder / "botocore.py").write_text("value = 'of the alias'\n")
     age(folder)
     return folder
 
@@ -263,6 +331,7 @@ def prepare(root: Path, setuptools: Path, text: str) -> Path:
 
 def test_programs_see_what_plain_python_shows(user: User, tmp_path: Path, setuptools: Path) -> None:
     texts = PROGRAMS | {name: (VIRTUALENV + VIRTUALENV_PROGRAM).format(release=name) for name in RELEASES.values()}
+    texts |= {name: AWSCLI + textwrap.dedent(text) for name, text in AWSCLI_PROGRAMS.items()}
     programs = {
         name: prepare(tmp_path / str(number), setuptools, text) for number, (name, text) in enumerate(texts.items())
     }
@@ -285,6 +354,13 @@ for name in ("no_such", "nor_this"):
     attempt(name)
 for path in sys.path[:2]:
     print(sys.path_importer_cache[path]._path_mtime == -1)  # never asked: FileFinder.__init__'s value
+"""
+
+COUNTED = """
+loader = sys.modules["pycds_auto._loader"]
+before = loader.stats()["hits"]
+attempt("m4")
+print(loader.stats()["hits"] - before)
 """
 
 UNKNOWN = """
@@ -313,3 +389,14 @@ def test_it_is_in_use(user: User, tmp_path: Path, setuptools: Path) -> None:
     assert spared(program) == spared(others["older"]) == spared(others["newer"]) == ["True", "True"]
     assert spared(program, env={"PYCDS_SKIP": "importlib"}) == ["False", "False"]
     assert spared(program, plain=True) == spared(unknown) == ["False", "False"]
+
+
+def test_a_finder_that_only_asks_path_finder_hides_nothing(user: User, tmp_path: Path, setuptools: Path) -> None:
+    patched = "kind.find_spec = lambda self, *rest: self._underlying_finder.find_spec(*rest)\n"
+    known = prepare(tmp_path / "known", setuptools, AWSCLI + COUNTED)
+    unknown = prepare(tmp_path / "unknown", setuptools, AWSCLI + patched + COUNTED)
+    for program in (known, unknown):
+        user.run(program)
+    user.build()
+    assert user.run(known).stdout.endswith("m4 4 module\n1\n")
+    assert user.run(unknown).stdout.endswith("m4 4 module\n0\n")
