@@ -146,8 +146,12 @@ static const struct {
 
 /* By its text. */
 static int
-spelled_name(const char *text)
+spelled_name(PyObject *name)
 {
+    const char *text = PyUnicode_DATA(name);
+    if (strlen(text) != (size_t)PyUnicode_GET_LENGTH(name)) {
+        return CLASS_NAME_OTHER; /* "__len__\0__" */
+    }
     int special = name_table[find_bucket(text)] - 1;
     if (special >= 0) {
         return special;
@@ -215,7 +219,7 @@ class_slots_name(struct classes *all, PyObject *name)
         return CLASS_NAME_OTHER;
     }
     const struct class_name *known = known_name(all, name);
-    return known->name != NULL ? known->meaning : spelled_name(PyUnicode_DATA(name));
+    return known->name != NULL ? known->meaning : spelled_name(name);
 }
 
 bool
@@ -259,16 +263,10 @@ attributes_of(PyTypeObject *type)
     return dictionary;
 }
 
-static bool
-is_static(const PyTypeObject *type)
-{
-    return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE);
-}
-
 /* ---- models ---- */
 
-/* What subclasses of a type that no class statement made are like; NULL: not known yet. That of a type on the heap is
-   good as long as the type has the version tag that it had: every change gives it another one, as does its end. */
+/* What subclasses of a type that no class statement made are like; NULL: not known yet. It is good as long as the type has
+   the version tag that it had: every change (PyType_Modified) gives it another one, as does its end. */
 static const PyHeapTypeObject *
 model_of(const struct classes *all, const PyTypeObject *base)
 {
@@ -277,7 +275,7 @@ model_of(const struct classes *all, const PyTypeObject *base)
     }
     for (int i = 0; i < all->model_count; i++) {
         const struct class_model *known = &all->models[i];
-        if (known->base == base && (is_static(base) || (known->tag != 0 && known->tag == class_slots_tag(base)))) {
+        if (known->base == base && known->tag == class_slots_tag(base)) {
             return known->model;
         }
     }
@@ -289,11 +287,9 @@ static void
 remember(struct classes *all, const PyTypeObject *type)
 {
     PyTypeObject *base = type->tp_base;
-    if (!is_static(base)) {
-        (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag, if it can have one */
-        if (class_slots_tag(base) == 0) {
-            return;
-        }
+    (void)_PyType_Lookup(base, all->strings.slots); /* gives it a version tag, if it can have one */
+    if (class_slots_tag(base) == 0) {
+        return;
     }
     struct class_model *known = all->models;
     while (known < &all->models[all->model_count] && known->base != base) {
@@ -521,11 +517,27 @@ set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
                    && PyCFunction_GET_FUNCTION(method) == all->new_wrapper));
 }
 
+/* Have all classes behind the first of an order exact strings for keys? Looking up others runs what they compare with. */
+static bool
+have_plain_names(PyObject *order)
+{
+    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
+        PyObject *attributes = attributes_of((PyTypeObject *)PyTuple_GET_ITEM(order, i));
+        if (attributes == NULL || !native_has_plain_keys(attributes)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* False with an exception, or without one: it is not ours to make. */
 static bool
 set_slots_of_others(struct classes *all, PyTypeObject *type)
 {
     PyObject *order = type->tp_mro;
+    if (!have_plain_names(order)) {
+        return false;
+    }
     for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(order); i++) {
         PyTypeObject *other = (PyTypeObject *)PyTuple_GET_ITEM(order, i);
         PyObject *name, *value, *attributes;
@@ -612,7 +624,8 @@ decide_slot(const struct classes *all, PyTypeObject *type, size_t index, PyObjec
             }
         }
         else if (
-            Py_IS_TYPE(method, &PyWrapperDescr_Type)
+            /* an extension's own description of a wrapper has no name_strobj, and is like any other object */
+            Py_IS_TYPE(method, &PyWrapperDescr_Type) && ((PyWrapperDescrObject *)method)->d_base->name_strobj != NULL
             && strcmp(((PyWrapperDescrObject *)method)->d_base->name, special_slots[index].name) == 0) {
             const PyWrapperDescrObject *wrapper = (PyWrapperDescrObject *)method;
             void **only = only_slot(type, index);

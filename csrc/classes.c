@@ -116,7 +116,8 @@ namespace_is_ordinary(struct classes *all, struct request *request)
             break;
         case CLASS_NAME_CELL:
         case CLASS_NAME_DICTIONARY_CELL:
-            if (!PyCell_Check(value)) {
+            /* what is in a cell may see its end, and the class, when the cell is filled */
+            if (!PyCell_Check(value) || PyCell_GET(value) != NULL) {
                 return false;
             }
             break;
@@ -226,6 +227,7 @@ is_ordinary(struct classes *all, struct request *request)
 {
     PyTypeObject *metatype = request->metatype;
     return PyUnicode_CheckExact(request->name) && PyTuple_CheckExact(request->bases)
+           && (metatype == &PyType_Type || class_slots_by_class_statement(all, metatype))
            && metatype->tp_alloc == PyType_GenericAlloc && metatype->tp_finalize == NULL && metatype->tp_del == NULL
            && (metatype == &PyType_Type || _PyType_Lookup(metatype, all->strings.mro) == all->plain_mro)
            && namespace_is_ordinary(all, request) && bases_are_ordinary(all, request);
@@ -247,7 +249,7 @@ take_out(PyObject *dictionary, PyObject *name, bool *failed)
 
 /* type_new_set_name, _set_module, _set_ht_name */
 static bool
-set_names_of_class(const struct classes *all, PyTypeObject *type)
+set_names_of_class(struct classes *all, struct request *request, PyTypeObject *type)
 {
     const struct class_strings *names = &all->strings;
     Py_ssize_t size;
@@ -263,6 +265,7 @@ set_names_of_class(const struct classes *all, PyTypeObject *type)
     PyObject *globals = known == 0 ? PyEval_GetGlobals() : NULL;
     if (globals != NULL) {
         PyObject *module = PyDict_GetItemWithError(globals, names->name);
+        request->told = request->told || (module != NULL && wants_name(all, Py_TYPE(module)));
         if (module != NULL && PyDict_SetItem(type->tp_dict, names->module, module) < 0) {
             return false;
         }
@@ -479,7 +482,7 @@ make_class(struct classes *all, struct request *request, PyObject *keywords)
     if (type == NULL) {
         return NULL;
     }
-    if (!set_names_of_class(all, type) || !set_documentation(all, type)
+    if (!set_names_of_class(all, request, type) || !set_documentation(all, type)
         || (request->wraps
             && (!wrap_method(type, names->new, PyStaticMethod_New)
                 || !wrap_method(type, names->init_subclass, PyClassMethod_New)

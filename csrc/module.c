@@ -477,6 +477,7 @@ loader_activate(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
         }
         else if (state->installed) {
             find_package(state->session, module);
+            rebuilder_fold_left_over(state->session);
         }
         if (state->session != NULL && state->session->settings.log && !state->session_is_armed
             && PyInterpreterState_Get() == PyInterpreterState_Main()) {

@@ -512,6 +512,22 @@ native_layout_check(struct native_layout *layout)
 /* ---- classes ---- */
 #if CLASSES_SUPPORTED
 
+/* Objects/dictobject.c, 3.11 to 3.13: only keys of the general kind may be other objects. */
+bool
+native_has_plain_keys(PyObject *dictionary)
+{
+    if (((PyDictObject *)dictionary)->ma_keys->dk_kind != DICT_KEYS_GENERAL) {
+        return true;
+    }
+    PyObject *key, *value;
+    for (Py_ssize_t at = 0; PyDict_Next(dictionary, &at, &key, &value);) {
+        if (!PyUnicode_CheckExact(key)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 #if PY_VERSION_HEX < 0x030c0000
 
 /* Objects/typeobject.c, type_new_set_names (3.11): another exception, with this one as its cause. */

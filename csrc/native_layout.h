@@ -331,6 +331,9 @@ native_optional_attribute(PyObject *object, PyObject *name, PyObject **value)
 #endif
 }
 
+/* Are all keys of a dictionary exact strings? Then looking one up runs nothing of the program's. Quick in nearly all cases. */
+bool native_has_plain_keys(PyObject *dictionary);
+
 /* Has a tool of sys.monitoring asked for events of this code object? Or of all: then it has been run since. */
 static inline bool
 native_code_is_monitored(const PyCodeObject *code)

@@ -47,7 +47,7 @@ has_pairs(PyObject *dictionary, PyObject *pairs)
     return next == count;
 }
 
-/* Watches a module's namespace, and the dictionaries in it (re._parser.CATEGORIES and the like). */
+/* Watches a module's namespace, and the dictionaries and classes in it (re._parser.CATEGORIES, State and the like). */
 static bool
 watch(loader_state *state, PyObject *dictionary, bool deep)
 {
@@ -65,7 +65,12 @@ watch(loader_state *state, PyObject *dictionary, bool deep)
         PyObject *name = PyTuple_GET_ITEM(pairs, i), *value = PyTuple_GET_ITEM(pairs, i + 1);
         bool special = PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) > 2 && PyUnicode_READ_CHAR(name, 0) == '_'
                        && PyUnicode_READ_CHAR(name, 1) == '_'; /* __builtins__ */
-        if (!special && PyDict_CheckExact(value) && !watch(state, value, false)) {
+        PyObject *inner = special                                                       ? NULL
+                          : PyDict_CheckExact(value)                                    ? value
+                          : PyType_Check(value) && PyType_HasFeature((PyTypeObject *)value, Py_TPFLAGS_HEAPTYPE)
+                              ? ((PyTypeObject *)value)->tp_dict
+                              : NULL;
+        if (inner != NULL && !watch(state, inner, false)) {
             return false;
         }
     }

@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -261,8 +262,33 @@ fork_rebuilder(char *const *arguments, char *const *environment, int claimed)
     }
 }
 
+/* The same for a program that goes on: the rebuilder isn't its child, nor is anything left to be waited for, no signal comes,
+   and the time that the process between them takes isn't counted as its children's: SIGCHLD is ignored meanwhile, and then
+   the kernel keeps no trace of a child (waitpid(2), NOTES). */
+__attribute__((noinline)) static void
+fork_detached_rebuilder(char *const *arguments, char *const *environment, int claimed)
+{
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
+    struct sigaction before;
+    if (sigaction(SIGCHLD, &ignore, &before) != 0) {
+        return;
+    }
+    pid_t between = vfork();
+    if (between == 0) {
+        if (vfork() == 0) {
+            become_rebuilder(arguments, environment, claimed);
+        }
+        _exit(0);
+    }
+    if (between > 0) {
+        (void)waitpid(between, NULL, 0);
+    }
+    sigaction(SIGCHLD, &before, NULL);
+}
+
+/* `detached`: the program goes on. */
 static void
-start_rebuilder(const struct session *session)
+start_rebuilder(const struct session *session, bool detached)
 {
     char **environment = guarded_environment();
     if (environment == NULL) {
@@ -291,12 +317,20 @@ start_rebuilder(const struct session *session)
         (void)!fchmod(lock, 0600); /* the umask is the program's */
         close(lock);
     }
-    fork_rebuilder((char *const *)arguments, environment, claimed);
+    (detached ? fork_detached_rebuilder : fork_rebuilder)((char *const *)arguments, environment, claimed);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (claimed >= 0) {
         close(claimed);
     }
     free(environment);
+}
+
+/* Does the session say all that a rebuilder has to be told? */
+static bool
+knows_environment(const struct session *session)
+{
+    return session->executable != NULL && session->prefix != NULL && session->package_parent != NULL
+           && session->identity != NULL;
 }
 
 static void
@@ -307,8 +341,7 @@ at_exit(void)
     if (session == NULL) {
         return;
     }
-    bool wanted = session->recording && has_something_to_fold(session) && session->executable != NULL
-                  && session->prefix != NULL && session->package_parent != NULL && session->identity != NULL;
+    bool wanted = session->recording && has_something_to_fold(session) && knows_environment(session);
     if ((wanted || session->settings.log) && session->pid == getpid()) {
         bool started = false;
         wanted = wanted && rebuild_is_worth_it(session) && executable_is_python(session->executable);
@@ -317,7 +350,7 @@ at_exit(void)
             session->record_reason = "the program has confined itself";
         }
         else if (wanted) {
-            start_rebuilder(session);
+            start_rebuilder(session, false);
             started = true;
         }
         if (session->settings.log) {
@@ -346,5 +379,16 @@ rebuilder_arm(struct session *session)
     confinement_at_start = confinement_now();
     if (Py_AtExit(at_exit) != 0) {
         exit_session = NULL; /* thirty-two others were first: no rebuilder from this process */
+    }
+}
+
+void
+rebuilder_fold_left_over(const struct session *session)
+{
+    /* What process 1 leaves behind is its child again. */
+    if (session->recording && found_left_over && exit_session == session && knows_environment(session)
+        && session->pid != 1 && rebuild_is_worth_it(session) && executable_is_python(session->executable)) {
+        start_rebuilder(session, true);
+        found_left_over = false;
     }
 }

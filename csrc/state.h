@@ -95,7 +95,7 @@ struct shortcuts {
 };
 
 #define PATTERN_MODULES 5
-#define PATTERN_DICTIONARIES 24
+#define PATTERN_DICTIONARIES 40
 
 /* patterns.c: what of the package `re` was replaced, and what is watched; all objects owned. */
 struct patterns {

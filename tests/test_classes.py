@@ -287,6 +287,39 @@ Container.__repr__ = lambda self: "changed"
 del Container.__contains__
 class After(Both): pass
 class AfterAll(Container): pass
+with_nul = [
+    type("Nul", (Plain,), {name: value})
+    for name, value in [("__len__\\0__", 1), ("__hash__\\0__", None), ("__call__\\0_", None), ("__slots__\\0_", ())]
+]
+class Key:
+    "A key of a class's dictionary; comparing it takes the special method of another base away."
+    armed = False
+    def __hash__(self): return hash("__len__")
+    def __repr__(self): return "key"
+    def __eq__(self, other):
+        if Key.armed and isinstance(other, str) and "__len__" in vars(Other):
+            del Other.__len__
+        return False
+Odd = type("Odd", (), {Key(): 1})
+Other = type("Other", (), {"".join(["__le", "n__"]): lambda self: 5})
+Key.armed = True
+Between = type("Between", (Odd, Other), {})
+Key.armed = False
+told.append((hasattr(Other, "__len__"), hasattr(Between, "__len__")))
+class Content:
+    "What is in a __classcell__: its end sees the class, and changes it."
+    def __del__(self):
+        cell.cell_contents.__len__ = lambda self: 7
+        namespace.clear()
+        told.append(("cell", cell.cell_contents.__name__))
+import types
+cell = types.CellType(Content())
+namespace = {"__classcell__": cell, "".join(["__it", "er__"]): lambda self: iter(())}
+celled = type("Celled", (Plain,), namespace)
+told.append(len(celled()))
+class Name:
+    def __set_name__(self, owner, name): told.append((owner.__name__, name))
+exec("type('InOddModule', (), {})", {"__name__": Name(), "type": type})
 """
 
 CHECKS = """

@@ -1,5 +1,6 @@
 """Install, run twice, and imports come from the archive: with plain defaults and nothing else to do."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -466,6 +468,51 @@ def test_two_venvs_do_not_share(user: User, shared_program: Path, tmp_path: Path
 def _packages(python: Path) -> Path:
     (path,) = (python.parent.parent / "lib").glob("python3*/site-packages")
     return path
+
+
+SERVER = """\
+import argparse, asyncio, email.message, http.client, os, resource, signal, time
+print(signal.getsignal(signal.SIGCHLD), list(resource.getrusage(resource.RUSAGE_CHILDREN)), os.times()[2:4])
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError as error:
+    print(error)
+print("serving", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_servers_that_are_always_killed_have_an_archive(user: User, tmp_path: Path, ignored: bool) -> None:
+    """A start that finds what others left has it folded, and sees nothing of that."""
+    program = tmp_path / "server.py"
+    program.write_text(SERVER)
+
+    @contextlib.contextmanager
+    def served(**keywords) -> Iterator[str]:
+        command = [user.python, program]
+        ignore = (lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)) if ignored else None
+        with subprocess.Popen(
+            command, env=user.env(**keywords), stdout=subprocess.PIPE, text=True, preexec_fn=ignore
+        ) as process:
+            lines = [process.stdout.readline() for _ in range(3)]
+            try:
+                yield "".join(lines)
+            finally:
+                process.terminate()
+
+    with served(plain=True) as plain:
+        assert plain.endswith("serving\n")
+    with served() as told:
+        assert told == plain
+    assert user.status()["image"] is None and list(processes_with(str(user.home))) == []
+    os.utime(user.folder() / "misses.spool", (time.time() - 3600,) * 2)  # an hour goes by
+    with served() as told:
+        wait_for_image(user)
+    assert told == plain
+    with served(PYCDS_LOG="1") as told:
+        assert told == plain
+    assert user.status()["image"]["modules"] > 50
 
 
 def test_people_are_told_what_comes_next(user: User) -> None:

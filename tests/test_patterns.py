@@ -106,6 +106,16 @@ PROGRAMS = {
         try: p.groupindex["z"] = 1
         except TypeError as error: print(error)
     """, 1),
+    "a method of the parser's classes is replaced": ("""
+        import re._parser
+        State = re._parser.State
+        plain = State.opengroup
+        State.opengroup = lambda self, name=None: print("opened", name) or plain(self, name)
+        print(re.compile("(?P<first>x)(?P<second>y)?(?P=first)").groupindex)
+        State.opengroup = plain
+        re.purge()
+        print(re.compile("(?P<first>x)(?P<second>y)?(?P=first)").groupindex)
+    """, 0),
     "tracebacks": ("""
         import traceback
         import lib.many
