@@ -300,7 +300,9 @@ class Key:
         if Key.armed and isinstance(other, str) and "__len__" in vars(Other):
             del Other.__len__
         return False
-Odd = type("Odd", (), {Key(): 1})
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    Odd = type("Odd", (), {Key(): 1})
 Other = type("Other", (), {"".join(["__le", "n__"]): lambda self: 5})
 Key.armed = True
 Between = type("Between", (Odd, Other), {})
