@@ -1028,6 +1028,18 @@ failed:
     return NULL;
 }
 
+/* Leaves the answer to plain Python, for a reason that PYCDS_LOG tells. */
+static PyObject *
+bypass(loader_state *state, const char *reason)
+{
+    state->session->bypassed++;
+    state->session->bypass_reason = reason;
+    if (state->finders_are_behind) {
+        bring_finders_up_to_date(state);
+    }
+    Py_RETURN_NONE;
+}
+
 /* As PathFinder.find_spec; None, too, where that is to answer. *absent, if asked for: it is proved that PathFinder
    would find nothing. */
 static PyObject *
@@ -1040,19 +1052,16 @@ find(
     }
     if (import_is_observed(state)) {
         patterns_step_aside(state);
-        if (state->finders_are_behind) {
-            bring_finders_up_to_date(state);
-        }
+        return bypass(state, "something looks on (an audit hook, a tracer, a profiler, tracemalloc)");
+    }
+    if (!prepare_search(state)) {
         Py_RETURN_NONE;
     }
-    if (!prepare_search(state) || !stands_before_path_finder(state, self, full_name)) {
-        Py_RETURN_NONE;
+    if (!stands_before_path_finder(state, self, full_name)) {
+        return bypass(state, "another finder stands before PathFinder");
     }
     if (!importlib_is_untouched(state)) {
-        if (state->finders_are_behind) {
-            bring_finders_up_to_date(state);
-        }
-        Py_RETURN_NONE;
+        return bypass(state, "importlib, or what it calls, was changed");
     }
     PyObject *cache = system_object(state, state->strings.path_importer_cache);
     Py_ssize_t bytes;

@@ -354,10 +354,16 @@ at_exit(void)
             started = true;
         }
         if (session->settings.log) {
+            char bypassed[160] = "";
+            if (session->bypassed > 0) {
+                snprintf(
+                    bypassed, sizeof(bypassed), "; %llu look-ups left to plain Python: %s",
+                    (unsigned long long)session->bypassed, session->bypass_reason);
+            }
             fprintf(
-                stderr, "pycds-auto: %s%s%s; hits=%llu misses=%llu stale=%llu%s%s%s%s\n",
-                session->reason[0] ? "not active: " : "active", session->reason, "", (unsigned long long)session->hits,
-                (unsigned long long)session->misses, (unsigned long long)session->stale,
+                stderr, "pycds-auto: %s%s; hits=%llu misses=%llu stale=%llu%s%s%s%s%s\n",
+                session->reason[0] ? "not active: " : "active", session->reason, (unsigned long long)session->hits,
+                (unsigned long long)session->misses, (unsigned long long)session->stale, bypassed,
                 session->record_reason ? "; not recording: " : "",
                 session->record_reason ? session->record_reason : "", started ? "; rebuilder asked for" : "",
                 session->end_shortened ? "; objects left to the system" : "");

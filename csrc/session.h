@@ -35,6 +35,8 @@ struct session {
     char reason[256]; /* why there is no image in use; "" if there is */
 
     bool recording;
+    uint64_t bypassed; /* look-ups that were left to plain Python since it would have shown, and why (static text) */
+    const char *bypass_reason;
     bool end_shortened; /* the process's objects were left to the system (finalization.h) */
     const char *record_reason; /* why not recording; NULL if it is, or never was asked to */
 

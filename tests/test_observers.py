@@ -127,6 +127,25 @@ import asyncio; print(hits())
     assert primed.run("-c", program, readonly=True).stdout.split() == ["True", "False", "True", "False"]
 
 
+REASONS = {
+    "something looks on": "sys.addaudithook(lambda *arguments: None)",
+    "another finder stands before PathFinder": "sys.meta_path.insert(-1, Other)",
+    "importlib, or what it calls, was changed": "builtins.__import__ = lambda *arguments: plain(*arguments)",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_summary_says_why_nothing_was_served(primed: User, reason: str) -> None:
+    class_ = "class Other: find_spec = staticmethod(lambda *arguments: None)\n"
+    start = f"import builtins, sys, decimal\nplain = builtins.__import__\n{class_}"
+    told = [
+        primed.run("-c", f"{start}{text}\nimport html.parser, zipfile", env={"PYCDS_LOG": "1"}, quiet=False).stderr
+        for text in (REASONS[reason], "")
+    ]
+    assert f" look-ups left to plain Python: {reason}" in told[0]
+    assert "look-ups" not in told[1] and "active; hits=" in told[1]
+
+
 def test_near_the_recursion_limit(primed: User) -> None:
     """Whether an import fails for want of frames, and where, doesn't depend on the archive."""
     program = """

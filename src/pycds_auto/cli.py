@@ -96,7 +96,10 @@ def _split_at_separator(arguments: Sequence[str]) -> tuple[list[str], list[str] 
 def _run(arguments: Sequence[str]) -> int:
     own, program = _split_at_separator(arguments)
     parser = make_parser()
-    options = parser.parse_args(own)
+    options, unknown = parser.parse_known_args(own)
+    if unknown:
+        hint = " (to run a command: build -- COMMAND ...)" if options.command == "build" and options.modules else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2

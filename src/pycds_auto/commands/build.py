@@ -1,6 +1,7 @@
 """Brings the archive up to date: has imports recorded if asked to, then folds what was recorded into the image."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,7 +136,11 @@ def _is_script(name: str) -> bool:
 
 
 def _no_module(name: str) -> str:
-    hint = f" (to run a script: build -- python {name})" if _is_script(name) else ""
+    hint = ""
+    if _is_script(name):
+        hint = f" (to run a script: build -- python {name})"
+    elif shutil.which(name):
+        hint = f" (to run a command: build -- {name} ...)"
     return f"no module named {name!r}{hint}"
 
 
@@ -166,20 +171,30 @@ def _run_program(program: Sequence[str]) -> int:
     """Runs a command to its end; an interrupt is its own affair, so that stopping a server completes its build."""
     interrupt = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the command would inherit
     try:
-        with subprocess.Popen(program) as process:
+        with subprocess.Popen(program, env=_environment()) as process:
             terminate = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
             try:
                 status = process.wait()
             finally:
                 signal.signal(signal.SIGTERM, terminate)
     except FileNotFoundError:
-        raise CommandError(f"command not found: {text.printable(program[0])}", NOT_FOUND) from None
+        hint = f" (a script is run by its Python: build -- python {program[0]})" if _is_script(program[0]) else ""
+        raise CommandError(f"command not found: {text.printable(program[0] + hint)}", NOT_FOUND) from None
     except OSError as error:
         reason = error.strerror or error
         raise CommandError(f"can't run {text.printable(program[0])}: {reason}", NOT_EXECUTABLE) from None
     finally:
         signal.signal(signal.SIGINT, interrupt)
     return status if status >= 0 else 128 - status
+
+
+def _environment() -> dict[str, str]:
+    """That of the command: in a virtual environment that isn't activated, `python` is still the environment's."""
+    variables = dict(os.environ)
+    if sys.prefix != sys.base_prefix:
+        folder = os.path.dirname(sys.executable)
+        variables["PATH"] = os.pathsep.join(filter(None, [folder, variables.get("PATH", os.defpath)]))
+    return variables
 
 
 def _fold(state: dict) -> list[str]:

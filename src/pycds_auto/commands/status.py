@@ -41,7 +41,9 @@ def _look() -> _Findings:
     state = _loader.state()
     image, doubt = _inspect(state)
     record = _read_record(state["state_file"])
-    return _Findings(state, image, doubt, _pending(state["folder"]), _last_rebuild(record), _left_out(record))
+    return _Findings(
+        state, image, doubt, _pending(state["folder"], state["variant"]), _last_rebuild(record), _left_out(record)
+    )
 
 
 def _inspect(state: dict) -> tuple[dict | None, str | None]:
@@ -58,12 +60,12 @@ def _inspect(state: dict) -> tuple[dict | None, str | None]:
         return None, str(error)
 
 
-def _pending(folder: str | None) -> int:
-    """Modules that were imported from outside the archive and aren't folded in yet, at any optimisation level."""
+def _pending(folder: str | None, variant: str) -> int:
+    """Modules that were imported from outside the archive of this optimisation level and aren't folded in yet."""
     if folder is None:
         return 0
     try:
-        return sum(miss.kind == "M" for miss in spool.read(folder))
+        return len({miss.path for miss in spool.read(folder, variant) if miss.kind == spool.MODULE})
     except (OSError, ValueError):
         return 0
 
@@ -163,7 +165,10 @@ def _headline(findings: _Findings) -> str:
         return "active from the next start on: the archive was made just now"
     if findings.reason == NO_IMAGE and findings.state["recording"]:
         return "ready: what programs import is noted, and archived in the background (or now, by `build`)"
-    return f"not active: {findings.reason}"
+    reason = findings.reason
+    if reason == NO_IMAGE and findings.state["record_reason"]:
+        reason += f", and none will be made: {findings.state['record_reason']}"
+    return f"not active: {reason}"
 
 
 def _archive_line(findings: _Findings) -> str:
