@@ -26,6 +26,8 @@ typedef struct {
     PyObject *plain; /* owned: the ordinary manager, where ours would have to wait; or NULL */
     unsigned long owner; /* thread; settable, as a _ModuleLock's */
     Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
+    bool converting; /* manager_call makes the real lock, in Python: other threads run meanwhile */
+    Py_ssize_t left; /* times that its owner left meanwhile */
 } lock_manager;
 
 static loader_state *
@@ -146,6 +148,9 @@ leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize
     if (holder->lock != NULL) {
         Py_SETREF(result, PyObject_CallMethod(holder->lock, "release", NULL));
     }
+    else if (holder->converting) {
+        holder->left++;
+    }
     else if (holder->count > 0 && --holder->count == 0 && state != NULL && state->shortcuts.module_locks != NULL) {
         PyObject *locks = state->shortcuts.module_locks;
         if (PyDict_GetItemWithError(locks, holder->name) == (PyObject *)holder
@@ -223,14 +228,21 @@ manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
     PyObject *locks = state->shortcuts.module_locks;
     Py_ssize_t count = self->count;
     self->count = 0; /* asked again, it stands for no lock: a new one takes its place, and the keys stay as they are */
+    self->converting = true;
+    self->left = 0;
     PyObject *lock = PyObject_CallOneArg(state->shortcuts.get_module_lock, self->name);
+    self->converting = false;
+    count -= self->left;
+    if (lock != NULL && count <= 0) {
+        return lock; /* nobody holds it any more */
+    }
     if (lock == NULL || hold(lock, self->owner, count) != RET_OK) {
         /* no memory: ours stays what it was, and who asked gets the error */
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         Py_XDECREF(lock);
         self->count = count;
-        if (PyDict_SetItem(locks, self->name, object) != 0) {
+        if (count > 0 && PyDict_SetItem(locks, self->name, object) != 0) {
             PyErr_Clear();
         }
         PyErr_Restore(type, value, traceback);
