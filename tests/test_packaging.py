@@ -4,13 +4,13 @@ import csv
 import io
 import re
 import shutil
+import struct
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-
 from support import REPOSITORY, Result, User, Venv, copy_repository, environment, make_venv, run
 
 ACTIVE = "import pycds_auto, sys; print(pycds_auto.__file__, any('pycds' in repr(finder) for finder in sys.meta_path))"
@@ -176,6 +176,16 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
         (own_venv.packages / extension).write_bytes(b"not a shared object")
         assert snapshot(owner).stderr == ""
         assert owner.run("-c", "print(1)").stdout == "1\n"
+        # an installer at work, or stopped by a full disk: where it stands in the file is chance
+        whole = zipfile.ZipFile(wheel).read(extension)
+        (end_of_mapped,) = struct.unpack_from("<Q", whole, 40)  # e_shoff
+        for size in [*range(0, end_of_mapped, end_of_mapped // 16), end_of_mapped]:
+            (own_venv.packages / extension).write_bytes(whole[:size])
+            assert owner.run("-c", "import sys; print('pycds_auto._loader' in sys.modules)").stdout == "False\n", size
+            refused = owner.run("-m", "pycds_auto", "status", code=None, quiet=False)
+            assert refused.returncode == 1 and "ImportError: only a part of the extension" in refused.stderr, size
+        (own_venv.packages / extension).write_bytes(whole)
+        assert owner.run("-c", "import sys; print('pycds_auto._loader' in sys.modules)").stdout == "True\n"
     finally:
         for name in ("pycds_auto.pth", "pycds_auto.start"):
             (own_venv.packages / name).unlink()
