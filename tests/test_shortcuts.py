@@ -32,6 +32,7 @@ while frame:
     "lib/renames.py": "__name__ = 'other name'\n__path__ = ['nowhere']\n",
     "lib/own_file.py": "file, cached, spec = __file__, __cached__, __spec__\n__file__ = 'changed'\n",
     "lib/warns.py": "import warnings\nwarnings.warn('to the importer', stacklevel=2)\n",
+    "lib/waits.py": "import sys\nsys.started.set()\nsys.go_on.wait()\nvalue = 5\n",
     "lib/slow.py": "import threading, time\nstarted.set()\ntime.sleep(0.3)\nvalue = 7\n".replace(
         "started", "__import__('sys').started"
     ),
@@ -178,6 +179,31 @@ PROGRAMS = {
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         print(values, locks())
+    """,
+    "a module is there while another thread asks for its lock": """
+        import threading
+        sys.started, sys.go_on, left = threading.Event(), threading.Event(), threading.Event()
+        def first():
+            import waits
+            left.set()
+        def watch(frame, event, argument):
+            # Ours makes the real lock here, when it's asked for; in plain Python it has always been there.
+            if frame.f_code.co_qualname == "_ModuleLock.__init__" or frame.f_code.co_qualname == "_ModuleLock.acquire":
+                sys.go_on.set()
+                if frame.f_code.co_name == "__init__":
+                    left.wait(20)
+        def second():
+            sys.started.wait()
+            sys.setprofile(watch)
+            import waits
+            sys.setprofile(None)
+        def third():
+            left.wait()
+            import waits
+        threads = [threading.Thread(target=target, daemon=True) for target in (first, second, third)]
+        [thread.start() for thread in threads]
+        [thread.join(30) for thread in threads]
+        print([thread.is_alive() for thread in threads], sys.modules["waits"].value, locks())
     """,
     "a deadlock of two imports is noticed": """
         import threading
