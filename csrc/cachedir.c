@@ -92,10 +92,17 @@ process_home(void *context)
     return entry == NULL ? NULL : entry->pw_dir;
 }
 
+static const struct cache_surroundings here = {process_variable, process_home, NULL};
+
+bool
+cache_below_home(const char *tail, char *out, size_t out_bytes)
+{
+    return expand_user(&here, tail, out, out_bytes);
+}
+
 bool
 cache_root_here(char *out, size_t out_bytes)
 {
-    const struct cache_surroundings here = {process_variable, process_home, NULL};
 #ifdef __APPLE__
     return cache_root_for(CACHE_DARWIN, &here, out, out_bytes);
 #else

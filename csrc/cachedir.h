@@ -24,4 +24,7 @@ bool cache_root_for(
 /* The same for this process. */
 bool cache_root_here(char *out, size_t out_bytes);
 
+/* os.path.expanduser("~" + tail) for this process; tail is empty or begins with a slash. False: there is no home. */
+bool cache_below_home(const char *tail, char *out, size_t out_bytes);
+
 #endif

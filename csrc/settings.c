@@ -16,10 +16,14 @@ is_set(const char *value)
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
-/* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. */
+/* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. A tilde is the home folder: in a
+   Dockerfile or a unit file no shell has expanded it (pip and platformdirs expand it, too). */
 static bool
 absolute(const char *path, char *out, size_t out_bytes)
 {
+    if (path[0] == '~' && (path[1] == '\0' || path[1] == '/')) {
+        return cache_below_home(path + 1, out, out_bytes);
+    }
     if (path[0] == '/') {
         return (size_t)snprintf(out, out_bytes, "%s", path) < out_bytes;
     }

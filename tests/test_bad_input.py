@@ -530,6 +530,8 @@ UNUSUAL = {
     "spaces and accents": "{home}/ca ché\n",
     "not utf-8": "{home}/\udcff",
     "relative": "cache",
+    "of the home folder": "~/cache",
+    "the home folder": "~",
     "with dots": "{home}/a/../b/./c",
     "deep": "{home}/a/b/c/d",
     "linked": "{home}/link",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import Venv, run
+from support import REPOSITORY, Venv, run
 
 pytestmark = pytest.mark.one_interpreter
 
@@ -165,3 +165,11 @@ def test_pycds_cache_dir_goes_before(venv: Venv, tmp_path: Path) -> None:
     assert run(venv.python, "-c", code, env=env).stdout == "/srv/cache\n"
     assert run(venv.python, "-E", "-c", code, env=env).stdout == f"{tmp_path}/.cache/pycds-auto\n"
     assert run(venv.python, "-c", code, env=env | {"PYCDS_CACHE_DIR": ""}).stdout == f"{tmp_path}/.cache/pycds-auto\n"
+    roots = {
+        "~": tmp_path,
+        "~/": tmp_path,
+        "~/a/cache": tmp_path / "a/cache",
+        "~other/cache": REPOSITORY / "~other/cache",
+    }
+    for value, root in roots.items():
+        assert run(venv.python, "-c", code, env=env | {"PYCDS_CACHE_DIR": value}, cwd=REPOSITORY).stdout == f"{root}\n"

@@ -465,6 +465,23 @@ def test_two_venvs_do_not_share(user: User, shared_program: Path, tmp_path: Path
     assert stranger.status()["cache_dir"] != user.status()["cache_dir"]
 
 
+def test_why_it_is_not_activated(user: User, tmp_path: Path) -> None:
+    """Copied without the .pth file, or to where Python reads none (pip's --target, PYTHONPATH)."""
+    other = make_venv(user.python, tmp_path / "other", tmp_path, with_pip=False)
+    target = tmp_path / "target"
+    for folder in (other.packages, target):
+        for name in ("pycds_auto", "platformdirs", "filelock"):
+            shutil.copytree(_packages(user.python) / name, folder / name)
+    shutil.copy(_packages(user.python) / "pycds_auto.pth", target)
+    reason = User(other.python, user.home).status()["reason"]
+    assert reason.endswith(f": pycds_auto.pth is missing in {other.packages}; install pycds-auto again")
+    (other.packages / "pycds_auto").rename(tmp_path / "gone")
+    reason = User(other.python, user.home, {"PYTHONPATH": str(target)}).status()["reason"]
+    assert f": {target} is not a site-packages folder" in reason
+    answer = user.run("-S", "-m", "pycds_auto", "status", "--json", env={"PYTHONPATH": str(target)})
+    assert "(-S)" in json.loads(answer.stdout)["reason"]
+
+
 def _packages(python: Path) -> Path:
     (path,) = (python.parent.parent / "lib").glob("python3*/site-packages")
     return path

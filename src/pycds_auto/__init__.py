@@ -30,7 +30,7 @@ def _require_whole_extension() -> None:
 if "pycds_auto._loader" not in sys.modules:
     _require_whole_extension()
 
-from pycds_auto import _loader  # noqa: E402  in sys.modules since the start: this binds it to the package, too
+from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
 
 activate, stats = _loader.activate, _loader.stats
 

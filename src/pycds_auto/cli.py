@@ -1,7 +1,7 @@
 """The command line: what it accepts, and what its exit statuses mean.
 
-Each sub-command is a module of `commands` with a function `run`. Exit statuses: 0 done; 1 done, but a module
-given to `build` could not be imported; 2 not done (a wrong command line, a cache folder that can't be used);
+Each sub-command is a module of `commands` with a function `run`. Exit statuses: 0 done; 1 done, but importing a module
+given to `build` failed; 2 not done (a wrong command line, a module that doesn't exist, an unusable cache folder);
 130 interrupted; `build -- COMMAND` passes on the command's own, and answers 126 and 127 as a shell does.
 """
 
@@ -37,7 +37,10 @@ This happens by itself after a run or two; `build` is for container images and t
   build                  add what earlier runs recorded
   build MODULE...        import each module in a Python of its own, and add what it loaded
   build -- COMMAND...    run a command, and add what it loaded
-  build --all            add every importable module of this environment, without importing any"""
+  build --all            add every importable module of this environment, without importing any
+
+Exit status: 0 done; 1 importing a MODULE failed, and the rest is done; 2 a MODULE that doesn't exist, a wrong
+command line, or nothing could be done; with -- the command's own."""
 
 ALL_MODULES_HELP = """\
 every module of the standard library and of every folder on sys.path; left out are test suites (packages named

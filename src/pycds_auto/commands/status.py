@@ -2,7 +2,9 @@
 
 import json
 import os
+import site
 import stat
+import sys
 from typing import NamedTuple
 
 from .. import __version__, _loader, spool
@@ -13,6 +15,7 @@ ACCELERATIONS = ("re", "source", "gc", "importlib", "classes", "frames", "exit")
 """What PYCDS_SKIP can leave out (csrc/settings.c)."""
 
 LEFT_OUT_SHOWN = 5  # modules named by the text form
+NOT_ACTIVATED = "not activated in this process"  # csrc/module.c says so
 NO_IMAGE = "no image yet"  # also what csrc/session.c says
 STATE_FILE_LIMIT = 16 << 20  # bytes; a longer state.json isn't one of ours
 
@@ -39,11 +42,27 @@ def run(as_json: bool) -> int:
 
 def _look() -> _Findings:
     state = _loader.state()
+    if state["reason"] == NOT_ACTIVATED:
+        state["reason"] = f"not activated at the start of this process: {_why_not_activated()}"
     image, doubt = _inspect(state)
     record = _read_record(state["state_file"])
     return _Findings(
         state, image, doubt, _pending(state["folder"], state["variant"]), _last_rebuild(record), _left_out(record)
     )
+
+
+def _why_not_activated() -> str:
+    """The likely reason why pycds_auto.pth was not run, or came to nothing."""
+    folder, package = os.path.split(os.path.dirname(os.path.abspath(_loader.__file__)))
+    if sys.flags.no_site:
+        return "Python was told (-S) to read no .pth files"
+    site_folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    started_by = [os.path.join(path, f"{package}.pth") for path in site_folders]
+    if any(os.path.exists(path) for path in started_by):
+        return "the installation has changed since, or another .pth file came first and failed"
+    if any(os.path.isdir(path) and os.path.samefile(path, folder) for path in site_folders):
+        return f"{package}.pth is missing in {folder}; install pycds-auto again"
+    return f"{folder} is not a site-packages folder of this Python, and only there are .pth files read"
 
 
 def _inspect(state: dict) -> tuple[dict | None, str | None]:
