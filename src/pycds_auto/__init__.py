@@ -7,9 +7,12 @@ There is nothing to call: installing the package is enough. ``python -m pycds_au
 import os
 import sys
 
+__all__ = ["__version__", "activate", "stats"]
+__version__ = "0.1.0"
 
-def _require_whole_extension() -> None:
-    """Raises ImportError unless the extension's file is there to its end.
+
+def _what_is_missing() -> str | None:
+    """What is wrong with the extension's file, if its end isn't there.
 
     An installer writes it in place, and one that is stopped, or finds the disk full, leaves a part. The dynamic loader
     maps what the headers promise and reads behind the file's end: SIGBUS, at every start of Python, pip's among them.
@@ -19,20 +22,28 @@ def _require_whole_extension() -> None:
     import _imp
 
     path = os.path.join(__path__[0], "_loader" + _imp.extension_suffixes()[0])
-    if not os.path.exists(path):
-        return  # the import says what is missing, and may find it under another of the suffixes
-    with open(path, "rb") as file:
-        header, size = file.read(64), os.fstat(file.fileno()).st_size
+    try:
+        with open(path, "rb") as file:
+            header, size = file.read(64), os.fstat(file.fileno()).st_size
+    except OSError:
+        return None  # the import says what is missing, and may find it under another of the suffixes
     if len(header) < 64 or (header[4] == 2 and memoryview(header).cast("Q")[5] >= size):
-        raise ImportError(f"only a part of the extension module is there ({size} bytes): install it again", path=path)
+        return f"only a part of the extension module is there ({size} bytes); install pycds-auto again"
+    return None
 
 
-if "pycds_auto._loader" not in sys.modules:
-    _require_whole_extension()
+_missing = None if "pycds_auto._loader" in sys.modules else _what_is_missing()
+if _missing is None:
+    from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
 
-from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
+    activate, stats = _loader.activate, _loader.stats
+else:
 
-activate, stats = _loader.activate, _loader.stats
+    def activate() -> bool:
+        """For pycds_auto.start, whose errors site would print at every start."""
+        return False
 
-__all__ = ["__version__", "activate", "stats"]
-__version__ = "0.1.0"
+    def __getattr__(name: str) -> object:
+        if name in ("_loader", "stats"):
+            raise ImportError(_missing)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

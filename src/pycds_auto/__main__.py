@@ -2,7 +2,10 @@
 
 import sys
 
-from .cli import main
-
 if __name__ == "__main__":
+    try:
+        from .cli import main
+    except ImportError as error:  # a part of an installation
+        print(f"pycds-auto: error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(main())

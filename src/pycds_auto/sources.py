@@ -228,11 +228,13 @@ def _tuple_holds_set(constant: object) -> bool:
     )
 
 
-_COMPARED = [
-    name for name in dir(types.CodeType) if name.startswith("co_") and name not in ("co_positions", "co_lines")
-]
-_COMPARED.remove("co_lnotab")  # deprecated, and made of co_linetable
 _METHODS = ("co_positions", "co_lines")
+# Without co_lnotab, which is deprecated (gone in 3.15) and made of co_linetable, and methods.
+_COMPARED = [
+    name
+    for name, member in vars(types.CodeType).items()
+    if name.startswith("co_") and name != "co_lnotab" and not callable(member)
+]
 
 
 def is_same_code(one: types.CodeType, other: types.CodeType) -> bool:
