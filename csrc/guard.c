@@ -418,7 +418,13 @@ import_is_observed(loader_state *state)
         return true;
     }
 #else
+    /* What the interpreter shows of it. Audit hooks and tools of sys.monitoring are to be had from its inner
+       structures only: they see our finder at work, and not PathFinder. */
     (void)state;
+    const PyThreadState *thread = PyThreadState_Get();
+    if (thread->c_profilefunc != NULL || thread->c_tracefunc != NULL) {
+        return true;
+    }
 #endif
     return memory_is_traced();
 }

@@ -126,6 +126,9 @@ session_create(void)
     }
     bool ignore_environment = system_flag("ignore_environment") != 0;
     settings_read(&session->settings, ignore_environment);
+    if (!ACCELERATIONS_SUPPORTED) {
+        session->settings.skipped = ~0u;
+    }
     session->pid = getpid();
     session->effective_user = geteuid();
     session->executable = copy_system_text("executable");

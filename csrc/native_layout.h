@@ -18,8 +18,16 @@
 #include <stdint.h>
 
 /* Is there a section for this version? GIL builds with plain object headers on 64-bit little-endian machines only.
-   PYCDS_MARSHAL_ONLY: built as for a version without one, to test that. */
-#if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x03100000                        \
+   PYCDS_MARSHAL_ONLY: built as for a version without one, to test that.
+   PYCDS_UNPROVEN: with the sections of 3.14 and 3.15, for who goes on with them. What they lack (3.14.10, test_marshal
+   and test_import of CPython's tests): bytes of one character are singletons, also those of marshal; a string of the
+   arena that the program interns is freed at the interpreter's end (gh-113601: in all builds). */
+#if defined(PYCDS_UNPROVEN)
+#define NATIVE_BEFORE 0x03100000
+#else
+#define NATIVE_BEFORE 0x030e0000
+#endif
+#if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < NATIVE_BEFORE                     \
     && !defined(Py_GIL_DISABLED) && !defined(Py_TRACE_REFS) && !defined(PYPY_VERSION) && SIZEOF_VOID_P == 8            \
     && PY_LITTLE_ENDIAN
 #define NATIVE_SUPPORTED 1
@@ -28,9 +36,10 @@
 #define NATIVE_UNSUPPORTED "how this interpreter lays out code objects is not known to this release"
 #endif
 
-/* Are the ways in which exec, eval and compile treat a text the ones that sources.c follows? 3.14: not looked at
-   yet. */
-#define SOURCES_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
+/* Are importlib, re, the collector and the ways in which exec, eval and compile treat a text the ones that shortcuts.c,
+   patterns.c, postponed collections and sources.c follow? 3.14: not looked at yet. Without, there are the archive and
+   the finder. */
+#define ACCELERATIONS_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
 
 /* foreign_finder.c: has it fingerprints of code objects of this release, and in which place of three? */
 #if NATIVE_SUPPORTED && PY_VERSION_HEX < 0x030e0000

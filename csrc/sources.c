@@ -672,7 +672,7 @@ void
 sources_install(loader_state *state)
 {
     struct sources *all = &state->sources;
-    if (!SOURCES_SUPPORTED || state->session->settings.skipped & ACCELERATION_SOURCE) {
+    if (state->session->settings.skipped & ACCELERATION_SOURCE) {
         return;
     }
     PyObject *bootstrap = loaded_module("_frozen_importlib");
