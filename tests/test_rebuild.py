@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import User, age, processes_with, until, write
+from support import User, age, processes_with, same, until, write
 
 MODULES = """
 import json, sys
@@ -92,6 +92,27 @@ def test_a_pyc_that_does_not_agree_is_left_out(user: User, tmp_path) -> None:
         pyc.unlink()
     assert user.run("-c", program, plain=True, env={"PYTHONDONTWRITEBYTECODE": "1"}).stdout == "2\n"
     assert user.run("-c", program).stdout == "2\n"
+
+
+def test_what_the_compiler_warns_of_is_said_again(user: User, tmp_path) -> None:
+    """As plain Python does whenever it finds no pyc: it's gone, or looked for elsewhere."""
+    tree = tmp_path / "tree"
+    write(tree, {"doubtful.py": "VALUE = 1 is 1\n", "fine.py": "VALUE = 2\n"})
+    code = f"import sys; sys.path.insert(0, {str(tree)!r})\nimport doubtful, fine; print(doubtful.VALUE, fine.VALUE)\n"
+    write(tmp_path, {"program.py": code})
+    age(tree)
+    user.extra["PYTHONDONTWRITEBYTECODE"] = ""
+    user.run(tmp_path / "program.py", quiet=False)  # writes the pycs
+    user.build()
+    ask = "from importlib.machinery import SourceFileLoader as Plain; print(*(type(x.__loader__) is Plain for x in (doubtful, fine)))"
+    assert user.run("-c", code + ask).stdout == "True 2\nTrue False\n", "only what warns is left to plain Python"
+    for env in ({"PYTHONPYCACHEPREFIX": str(tmp_path / "none")}, {}):
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        plain = user.run(tmp_path / "program.py", plain=True, env=env, quiet=False)
+        same(user.run(tmp_path / "program.py", env=env, quiet=False), plain)
+        assert "SyntaxWarning" in plain.stderr
+        for pyc in (tree / "__pycache__").iterdir():
+            pyc.unlink()
 
 
 def test_a_home_that_is_gone_stays_away(venv, tmp_path) -> None:

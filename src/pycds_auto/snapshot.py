@@ -95,11 +95,14 @@ def module(path: str) -> Module:
             loader = _Loader(name, path)
             code = loader.get_code(name)
             payload = loader.marshalled(code)
+            if loader.bytecode is not None:
+                # What the compiler warns of, plain Python says again when the pyc is gone, or elsewhere (a prefix).
+                compiled = loader.source_to_code(loader.get_data(path), path)
+                if _pyc_may_be_wrong(path, before) and code != compiled:
+                    # What a wrong pyc says goes for as long as it is there. We could not tell when it goes.
+                    raise LeaveOut("its pyc does not agree with the source")
             if caught:
-                raise LeaveOut(f"compiling it warns, and plain Python warns each time: {caught[0].message}")
-            if _pyc_may_be_wrong(path, before) and code != loader.source_to_code(loader.get_data(path), path):
-                # What a wrong pyc says goes for as long as it is there. We could not tell when it goes.
-                raise LeaveOut("its pyc does not agree with the source")
+                raise LeaveOut(f"compiling it warns, which plain Python says again: {caught[0].message}")
         except (OSError, LeaveOut):
             raise
         except Exception as error:  # what plain Python raises at the import, it is to raise itself
