@@ -207,20 +207,137 @@ find_in_program(struct dl_phdr_info *program, size_t size, void *found)
 
 #define POSTPONED_ALLOCATIONS 100000
 
+/* gc.set_threshold and gc.get_count of a program that may have a collection put off. The interpreter's tables of the
+   functions of its module gc are changed: the module may not be made yet, and is not to be made for this. */
+static PyCFunction plain_set_threshold, plain_get_count;
+
+static struct _gc_runtime_state *
+collector_of_thread(void)
+{
+    return &PyInterpreterState_Get()->gc;
+}
+
+static PyObject *
+set_threshold(PyObject *module, PyObject *arguments)
+{
+    PyObject *result = plain_set_threshold(module, arguments);
+    int *count = &collector_of_thread()->generations[0].count;
+    if (result != NULL && *count < 0) { /* the program has its own wishes: what it allocated counts from now on */
+        *count = *count < -POSTPONED_ALLOCATIONS ? 0 : *count + POSTPONED_ALLOCATIONS;
+    }
+    return result;
+}
+
+static PyObject *
+get_count(PyObject *module, PyObject *unused)
+{
+    int *count = &collector_of_thread()->generations[0].count;
+    int postponed = *count < 0 ? *count : 0;
+    *count -= postponed;
+    PyObject *result = plain_get_count(module, unused);
+    *count += postponed;
+    return result;
+}
+
+#ifdef __linux__
+
+struct written_range {
+    uintptr_t at, end;
+    bool writable;
+};
+
+/* dl_iterate_phdr: is the range in a segment that may be written to, and stays so? */
+static int
+find_writable(struct dl_phdr_info *object, size_t size, void *context)
+{
+    (void)size;
+    struct written_range *range = context;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+        uintptr_t at = object->dlpi_addr + segment->p_vaddr;
+        bool overlaps = range->at < at + segment->p_memsz && at < range->end;
+        if (segment->p_type == PT_GNU_RELRO && overlaps) {
+            range->writable = false;
+            return 1;
+        }
+        if (segment->p_type == PT_LOAD && segment->p_flags & PF_W && range->at >= at
+            && range->end <= at + segment->p_memsz) {
+            range->writable = true;
+        }
+    }
+    return range->writable;
+}
+
+static bool
+is_writable(const PyMethodDef *method)
+{
+    struct written_range range = {(uintptr_t)method, (uintptr_t)(method + 1), false};
+    dl_iterate_phdr(find_writable, &range);
+    return range.writable;
+}
+
+#else
+
+static bool
+is_writable(const PyMethodDef *method)
+{
+    (void)method;
+    return false;
+}
+
+#endif
+
+/* Modules/gcmodule.c, PyInit_gc (3.11 to 3.13): gives the definition of the module. */
+static PyMethodDef *
+methods_of_collector(void)
+{
+    for (const struct _inittab *entry = PyImport_Inittab; entry != NULL && entry->name != NULL; entry++) {
+        if (strcmp(entry->name, "gc") == 0 && entry->initfunc != NULL) {
+            PyObject *definition = entry->initfunc();
+            PyErr_Clear();
+            return definition != NULL && Py_IS_TYPE(definition, &PyModuleDef_Type)
+                       ? ((PyModuleDef *)definition)->m_methods
+                       : NULL;
+        }
+    }
+    return NULL;
+}
+
+static void
+watch_collector(void)
+{
+    static bool tried;
+    PyMethodDef *methods = tried ? NULL : methods_of_collector();
+    tried = true;
+    PyMethodDef *threshold = NULL, *count = NULL;
+    for (PyMethodDef *method = methods; method != NULL && method->ml_name != NULL; method++) {
+        if (strcmp(method->ml_name, "set_threshold") == 0 && method->ml_flags == METH_VARARGS) {
+            threshold = method;
+        }
+        else if (strcmp(method->ml_name, "get_count") == 0 && method->ml_flags == METH_NOARGS) {
+            count = method;
+        }
+    }
+    if (threshold != NULL && count != NULL && is_writable(threshold) && is_writable(count)) {
+        plain_set_threshold = threshold->ml_meth;
+        plain_get_count = count->ml_meth;
+        threshold->ml_meth = set_threshold;
+        count->ml_meth = get_count;
+    }
+}
+
 void
 native_layout_postpone_collection(const struct native_layout *layout)
 {
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
-    if (layout->young_threshold == 0 || !collector->enabled) {
+    if (layout->young_threshold == 0 || !collector->enabled
+        || collector->generations[0].threshold != layout->young_threshold) {
         return;
     }
-    if (collector->generations[0].threshold != layout->young_threshold) {
-        /* the program has its own wishes by now: back to what it would find */
-        if (collector->generations[0].count < 0) {
-            collector->generations[0].count = 0;
-        }
+    if (plain_get_count == NULL) {
+        watch_collector();
     }
-    else if (collector->generations[0].count > -POSTPONED_ALLOCATIONS) {
+    if (plain_get_count != NULL && collector->generations[0].count > -POSTPONED_ALLOCATIONS) {
         collector->generations[0].count = -POSTPONED_ALLOCATIONS;
     }
 }

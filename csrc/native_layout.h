@@ -271,10 +271,11 @@ bool native_layout_may_make_code(const struct native_layout *layout);
    that an import allocates is garbage, so collecting is a cost without a result (5 to 10 % of an import).
 
    The count of allocations is set back, below zero, and not the threshold up: there is nothing to restore then,
-   whatever happens to the import. gc.get_threshold(), set_threshold(), disable() and freeze() in a module body are as
-   ever, a collection that is asked for sets the count to zero as ever, and a program that runs on inside an import (a
-   server) gets its collections after one late one. gc.get_count() can be seen to be negative. Does nothing where the
-   collector is off, or the program set a threshold of its own. */
+   whatever happens to the import. gc.get_threshold(), disable() and freeze() in a module body are as ever, a collection
+   that is asked for sets the count to zero as ever, and a program that runs on inside an import (a server) gets its
+   collections after one late one. gc.set_threshold() sets the count to what was allocated since, and gc.get_count()
+   says at least zero: ours stand behind both. Does nothing where that can't be, where the collector is off, or where the
+   program set a threshold of its own. */
 void native_layout_postpone_collection(const struct native_layout *layout);
 
 /* Checks that the running interpreter is laid out as this extension was compiled for; fills *layout. NULL, or a reason

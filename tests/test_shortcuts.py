@@ -284,6 +284,27 @@ PROGRAMS = {
         import collector.disables
         print(gc.isenabled(), gc.get_threshold())
     """,
+    "a threshold that is set after the imports": """
+        import gc, weakref, pack.one
+        class Node: pass
+        def garbage():
+            node = Node()
+            node.itself = node
+            return weakref.ref(node)
+        node = garbage()
+        print(all(0 <= count <= threshold for count, threshold in zip(gc.get_count(), gc.get_threshold())))
+        try:
+            gc.set_threshold("many")
+        except Exception as error:
+            print(type(error).__name__, error)
+        gc.set_threshold(1)
+        kept = [[] for _ in range(100)]
+        print(node(), gc.get_threshold(), gc.get_count()[0] < 3)
+        print(gc.set_threshold, gc.get_count, gc.set_threshold.__doc__.split()[0])
+        gc.set_threshold(0)
+        import own_file
+        print(gc.get_threshold())
+    """,
     "a server in a module's body has collections": """
         import gc
         def serve():
@@ -354,11 +375,12 @@ def test_programs_see_what_plain_python_shows(user: User, tree) -> None:
 
 STATE = """
 import importlib._bootstrap as b, gc, json, pycds_auto
-before = gc.get_stats()[0]["collections"]
 import pack.one, json, decimal, difflib, argparse, typing, dataclasses, inspect
 kinds = [type(getattr(b, name)).__name__ for name in ("_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist")]
-made = [[] for _ in range(2000)]  # seen by the collector
-print(json.dumps([kinds, b._ModuleLockManager.__module__, gc.get_count()[0] < 0, pycds_auto.stats()["hits"]]))
+before = gc.get_stats()[0]["collections"]
+made = [[] for _ in range(5000)]  # seen by the collector
+late = gc.get_stats()[0]["collections"] == before
+print(json.dumps([kinds, b._ModuleLockManager.__module__, late, pycds_auto.stats()["hits"]]))
 """
 
 
