@@ -372,6 +372,12 @@ state_if_wanted(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
         return NULL;
     }
     if (!all->tried) {
+#if NATIVE_SUPPORTED
+        struct native_layout layout = {.interpreter = PyInterpreterState_Get()};
+        if (!native_layout_may_make_code(&layout)) {
+            return NULL; /* who watches code objects being made sees the program's */
+        }
+#endif
         all->tried = true;
         all->serves = take_names(state, self);
     }

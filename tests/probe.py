@@ -99,5 +99,5 @@ def report():
         file.write(repr(told | {"loaders": loaders}))
 
 
-if os.environ.get("PROBE_REPORT"):
-    atexit.register(report)
+if os.environ.get("PROBE_REPORT") and os.environ.setdefault("PROBE_PROCESS", str(os.getpid())) == str(os.getpid()):
+    atexit.register(report)  # of the program itself: multiprocessing's fork server may have imported it, too
