@@ -210,6 +210,7 @@ find_in_program(struct dl_phdr_info *program, size_t size, void *found)
 /* gc.set_threshold and gc.get_count of a program that may have a collection put off. The interpreter's tables of the
    functions of its module gc are changed: the module may not be made yet, and is not to be made for this. */
 static PyCFunction plain_set_threshold, plain_get_count;
+static bool threshold_is_set; /* by the program: it's the one who knows, whatever the number is */
 
 static struct _gc_runtime_state *
 collector_of_thread(void)
@@ -220,11 +221,12 @@ collector_of_thread(void)
 static PyObject *
 set_threshold(PyObject *module, PyObject *arguments)
 {
-    PyObject *result = plain_set_threshold(module, arguments);
+    PyObject *result = plain_set_threshold(module, arguments); /* up to 3.12, one that fails may have set the first */
     int *count = &collector_of_thread()->generations[0].count;
-    if (result != NULL && *count < 0) { /* the program has its own wishes: what it allocated counts from now on */
+    if (*count < 0) { /* what the program allocated counts from now on */
         *count = *count < -POSTPONED_ALLOCATIONS ? 0 : *count + POSTPONED_ALLOCATIONS;
     }
+    threshold_is_set |= PyInterpreterState_Get() == PyInterpreterState_Main();
     return result;
 }
 
@@ -330,7 +332,7 @@ void
 native_layout_postpone_collection(const struct native_layout *layout)
 {
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
-    if (layout->young_threshold == 0 || !collector->enabled
+    if (layout->young_threshold == 0 || threshold_is_set || !collector->enabled
         || collector->generations[0].threshold != layout->young_threshold) {
         return;
     }
@@ -363,6 +365,7 @@ check_collector(struct native_layout *layout)
     PyGC_Enable();
     PyErr_Clear();
     layout->collector_is_known = sound && collector->enabled;
+    threshold_is_set = false;
     if (layout->collector_is_known && collector->generations[0].threshold == DEFAULT_YOUNG_THRESHOLD) {
         layout->young_threshold = DEFAULT_YOUNG_THRESHOLD;
     }

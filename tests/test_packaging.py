@@ -176,6 +176,7 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
         (own_venv.packages / extension).write_bytes(b"not a shared object")
         assert snapshot(owner).stderr == ""
         assert owner.run("-c", "print(1)").stdout == "1\n"
+        descriptors = owner.run("-c", "import os; print(len(os.listdir('/proc/self/fd')))", plain=True).stdout
         # an installer at work, or stopped by a full disk: where it stands in the file is chance
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(own_venv.packages, [name for name in archive.namelist() if name.endswith(".py")])
@@ -188,6 +189,16 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
             refused = owner.run("-m", "pycds_auto", "status", code=None, quiet=False)
             assert refused.returncode == 2 and "only a part of the extension" in refused.stderr, size
             assert "Traceback" not in refused.stderr
+            refused = owner.run("-c", "import pycds_auto.rebuild", code=None, quiet=False)
+            assert refused.returncode == 1 and "ModuleNotFoundError" in refused.stderr, size
+            refused = owner.run("-c", "import pycds_auto._loader as loader", code=None, quiet=False)
+            assert refused.returncode == 1 and "ImportError: only a part" in refused.stderr, size
+        (own_venv.packages / extension).unlink()
+        refused = owner.run("-m", "pycds_auto", "status", code=None, quiet=False)
+        assert (refused.returncode, "isn't there" in refused.stderr, "Traceback" in refused.stderr) == (2, True, False)
+        (own_venv.packages / extension).mkdir()
+        assert owner.run("-c", "import os; print(len(os.listdir('/proc/self/fd')))").stdout == descriptors
+        (own_venv.packages / extension).rmdir()
         (own_venv.packages / extension).write_bytes(whole)
         assert owner.run("-c", "import sys; print('pycds_auto._loader' in sys.modules)").stdout == "True\n"
     finally:

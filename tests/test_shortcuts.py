@@ -305,6 +305,24 @@ PROGRAMS = {
         import own_file
         print(gc.get_threshold())
     """,
+    "a threshold that is set to what it was": """
+        import gc, pack.one
+        gc.set_threshold(*gc.get_threshold())
+        import own_file
+        before = gc.get_stats()[0]["collections"]
+        kept = [[] for _ in range(50_000)]
+        print(gc.get_stats()[0]["collections"] > before)
+    """,
+    "a threshold that is set by a call that fails": """
+        import gc, pack.one
+        try:
+            gc.set_threshold(5, "many")
+        except TypeError:
+            pass
+        before = gc.get_stats()[0]["collections"]
+        kept = [[] for _ in range(50_000)]
+        print(gc.get_stats()[0]["collections"] > before, gc.get_threshold())
+    """,
     "a server in a module's body has collections": """
         import gc
         def serve():

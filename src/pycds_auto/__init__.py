@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def _what_is_missing() -> str | None:
-    """What is wrong with the extension's file, if its end isn't there.
+    """What is wrong with the extension's file, if it isn't there as a whole.
 
     An installer writes it in place, and one that is stopped, or finds the disk full, leaves a part. The dynamic loader
     maps what the headers promise and reads behind the file's end: SIGBUS, at every start of Python, pip's among them.
@@ -21,12 +21,15 @@ def _what_is_missing() -> str | None:
     """
     import _imp
 
-    path = os.path.join(__path__[0], "_loader" + _imp.extension_suffixes()[0])
+    candidates = [os.path.join(__path__[0], "_loader" + suffix) for suffix in _imp.extension_suffixes()]
+    path = next(filter(os.path.isfile, candidates), None)  # as importlib's FileFinder chooses
+    if path is None:
+        return "the extension module isn't there; install pycds-auto again, for this Python"
     try:
         with open(path, "rb") as file:
             header, size = file.read(64), os.fstat(file.fileno()).st_size
-    except OSError:
-        return None  # the import says what is missing, and may find it under another of the suffixes
+    except OSError as error:
+        return f"the extension module can't be read: {error}"
     if len(header) < 64 or (header[4] == 2 and memoryview(header).cast("Q")[5] >= size):
         return f"only a part of the extension module is there ({size} bytes); install pycds-auto again"
     return None
@@ -34,10 +37,15 @@ def _what_is_missing() -> str | None:
 
 _missing = None if "pycds_auto._loader" in sys.modules else _what_is_missing()
 if _missing is None:
-    from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
+    try:
+        from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
 
-    activate, stats = _loader.activate, _loader.stats
-else:
+        activate, stats = _loader.activate, _loader.stats
+    except ImportError as error:
+        _missing = f"the extension module can't be loaded: {error}"
+
+if _missing is not None:
+    sys.modules["pycds_auto._loader"] = None  # importlib refuses it then, and doesn't try the file
 
     def activate() -> bool:
         """For pycds_auto.start, whose errors site would print at every start."""
