@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from support import REPOSITORY, Result, User, Venv, copy_repository, environment, make_venv, run
 
 ACTIVE = "import pycds_auto, sys; print(pycds_auto.__file__, any('pycds' in repr(finder) for finder in sys.meta_path))"
