@@ -139,6 +139,9 @@ static const struct {
     {"__static_attributes__", CLASS_NAME_OTHER},
     {"__parameters__", CLASS_NAME_OTHER},
     {"__orig_bases__", CLASS_NAME_OTHER},
+    {"__annotate_func__", CLASS_NAME_OTHER},
+    {"__classdict__", CLASS_NAME_OTHER},
+    {"__conditional_annotations__", CLASS_NAME_OTHER},
     {"__abstractmethods__", CLASS_NAME_OTHER},
 };
 
@@ -385,7 +388,8 @@ set_generic(const struct classes *all, PyTypeObject *type, size_t offset)
 bool
 class_slots_of_program(PyObject *value)
 {
-    return !Py_IS_TYPE(value, &PyWrapperDescr_Type) && !PyCFunction_Check(value);
+    return !Py_IS_TYPE(value, &PyWrapperDescr_Type) && !PyCFunction_Check(value)
+           && !(CLASSES_KEEP_METHODS && Py_IS_TYPE(value, &PyMethodDescr_Type));
 }
 
 /* Sets the slots of a special method of the program's. */
@@ -608,8 +612,27 @@ has_same_signature(const struct wrapperbase *made_for, size_t index)
            || strcmp(made_for->name, "__iadd__") == 0;
 }
 
+/* Is a method in C, which is no slot wrapper, the very function that the class has inherited in this slot? Then that stays
+   (3.14: gh-132284, update_one_slot). */
+static bool
+is_inherited_function(PyObject *method, void *const *slot)
+{
+    return CLASSES_KEEP_METHODS && Py_IS_TYPE(method, &PyMethodDescr_Type) && *slot != NULL
+           && *slot == (void *)((PyMethodDescrObject *)method)->d_method->ml_meth;
+}
+
+static bool
+has_one_method(size_t index)
+{
+    size_t offset = special_slots[index].offset;
+    return (index == 0 || special_slots[index - 1].offset != offset)
+           && (index + 1 == SPECIAL_SLOTS || special_slots[index + 1].offset != offset);
+}
+
+#define CANNOT_BE_TOLD (SPECIAL_SLOTS + 1)
+
 /* The slot at this index, by all methods that share it, as update_one_slot decides. Returns the index of the next
-   slot. */
+   slot, or CANNOT_BE_TOLD. */
 static size_t
 decide_slot(const struct classes *all, PyTypeObject *type, size_t index, PyObject *const *found)
 {
@@ -648,6 +671,12 @@ decide_slot(const struct classes *all, PyTypeObject *type, size_t index, PyObjec
         else if (offset == offsetof(PyHeapTypeObject, ht_type.tp_hash) && method == Py_None) {
             specific = (void *)PyObject_HashNotImplemented;
         }
+        else if (is_inherited_function(method, slot)) {
+            if (!has_one_method(index)) {
+                return CANNOT_BE_TOLD;
+            }
+            specific = *slot;
+        }
         else {
             use_generic = true;
             generic = generic_function(all, offset);
@@ -660,7 +689,7 @@ decide_slot(const struct classes *all, PyTypeObject *type, size_t index, PyObjec
     return index;
 }
 
-/* fixup_slot_dispatchers. False with an exception, or without one: find_all. */
+/* fixup_slot_dispatchers. False with an exception, or without one: find_all, or a slot can't be told. */
 static bool
 decide_slots(struct classes *all, PyTypeObject *type)
 {
@@ -670,6 +699,9 @@ decide_slots(struct classes *all, PyTypeObject *type)
     }
     for (size_t i = 0; i < SPECIAL_SLOTS;) {
         i = decide_slot(all, type, i, found);
+        if (i == CANNOT_BE_TOLD) {
+            return false;
+        }
     }
     return true;
 }

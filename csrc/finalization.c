@@ -133,7 +133,7 @@ struct scan {
     bool may_be_garbage; /* what could be seen may not be there any more after a collection */
 };
 
-/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.13) frees memory and gives references back, and no more.
+/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.14) frees memory and gives references back, and no more.
    The order is strcmp's. */
 static const char *const silent_types[] = {
     "EncodingMap", "NoDefaultType", "NoneType", "NotImplementedType", "Token.MISSING", "_abc._abc_data",
@@ -147,7 +147,7 @@ static const char *const silent_types[] = {
     "datetime.time", "datetime.timedelta", "datetime.timezone", "datetime.tzinfo", "decimal.Context",
     "decimal.Decimal", "decimal.SignalDictMixin", "dict", "dict_itemiterator", "dict_items", "dict_keyiterator",
     "dict_keys", "dict_valueiterator", "dict_values", "ellipsis", "enumerate", "filter", "float", "frame",
-    "frozenset", "function", "functools.KeyWrapper", "functools._lru_cache_wrapper", "functools._lru_list_elem",
+    "frozenset", "function", "functools.KeyWrapper", "functools._PlaceholderType", "functools._lru_cache_wrapper", "functools._lru_list_elem",
     "functools.partial", "getset_descriptor", "hamt", "hamt_array_node", "hamt_bitmap_node", "hamt_collision_node",
     "instancemethod", "int", "iterator", "itertools.chain", "itertools.count", "itertools.cycle",
     "itertools.islice", "itertools.product", "itertools.repeat", "itertools.starmap", "list", "list_iterator",
@@ -156,7 +156,7 @@ static const char *const silent_types[] = {
     "re.Match", "re.Pattern", "reversed", "set", "set_iterator", "slice", "staticmethod", "stderrprinter", "str",
     "str_iterator", "super", "traceback", "tuple", "tuple_iterator", "types.GenericAlias", "types.SimpleNamespace",
     "types.UnionType", "typing.Generic", "typing.ParamSpec", "typing.ParamSpecArgs", "typing.ParamSpecKwargs",
-    "typing.TypeAliasType", "typing.TypeVar", "typing.TypeVarTuple", "typing._idfunc", "unicodedata.UCD",
+    "typing.TypeAliasType", "typing.TypeVar", "typing.TypeVarTuple", "typing.Union", "typing._idfunc", "unicodedata.UCD",
     "wrapper_descriptor", "zip",
 };
 
@@ -464,8 +464,10 @@ leaves_container(PyObject *callback, PyTypeObject *data)
     }
     PyObject *container = ((PyWeakReference *)reference)->wr_object;
     return container == Py_None
-           || (has_plain_attribute(container, "data", data) && has_plain_attribute(container, "_iterating", &PySet_Type)
-               && has_plain_attribute(container, "_pending_removals", &PyList_Type));
+           || (has_plain_attribute(container, "data", data)
+               && (!NATIVE_CONTAINERS_WAIT
+                   || (has_plain_attribute(container, "_iterating", &PySet_Type)
+                       && has_plain_attribute(container, "_pending_removals", &PyList_Type))));
 }
 
 /* Would looking a key up run nothing of the program's? */
@@ -761,7 +763,8 @@ look_at_function(struct scan *scan, PyObject *object)
            || look_at_any(scan, function->func_defaults) != 0
            || look_at_any(scan, function->func_kwdefaults) != 0 || look_at_any(scan, function->func_closure) != 0
            || look_at_any(scan, function->func_dict) != 0 || look_at_any(scan, function->func_annotations) != 0
-           || look_at_any(scan, native_type_parameters(function)) != 0;
+           || look_at_any(scan, native_type_parameters(function)) != 0
+           || look_at_any(scan, native_annotate(function)) != 0;
 }
 
 /* Everything that an object refers to: as its tp_traverse would tell, without a call for each, where there are many

@@ -290,6 +290,25 @@ is_start_up(void)
     return frozen;
 }
 
+/* Does a name count? `argument` is a struct guarded_namespace. */
+static bool
+name_counts(PyObject *name, void *argument)
+{
+    const struct guarded_namespace *namespace = argument;
+    int is_expected = PyDict_Contains(namespace->expected, name);
+    PyErr_Clear();
+    return namespace->is_whole ? !is_left_alone(name) : is_expected == 1;
+}
+
+static void
+note_namespace(struct guarded_namespace *namespace)
+{
+    namespace->checked_version = native_dictionary_version(namespace->dictionary);
+    if (NATIVE_REMEMBERS_PLACES) {
+        native_places_take(&namespace->places, namespace->dictionary, name_counts, namespace);
+    }
+}
+
 /* Not before a program's first look-up: an empty run is to stay one. RET_ERROR, without an exception: something isn't
    the interpreter's own, or there is no memory, and the session says so. */
 static int
@@ -307,7 +326,7 @@ take_namespaces(loader_state *state)
             PyErr_Clear();
             return RET_ERROR;
         }
-        state->namespaces[i].checked_version = native_dictionary_version(state->namespaces[i].dictionary);
+        note_namespace(&state->namespaces[i]);
     }
     return RET_OK;
 }
@@ -334,6 +353,15 @@ namespace_is_same(loader_state *state, const struct guarded_namespace *namespace
         found++;
     }
     return !namespace->is_whole || found == namespace->count;
+}
+
+/* Nothing that counts was changed since it was last found to be the same? Quick, and false if in doubt. */
+static bool
+namespace_is_unchanged(loader_state *state, const struct guarded_namespace *namespace)
+{
+    return state->versions_tell_changes
+               ? native_dictionary_version(namespace->dictionary) == namespace->checked_version
+               : native_places_hold(&namespace->places, namespace->dictionary, namespace->is_whole);
 }
 
 int
@@ -443,12 +471,11 @@ importlib_is_untouched(loader_state *state)
     }
     for (int i = 0; i < GUARDED_NAMESPACES && state->namespaces_are == NAMESPACES_KNOWN; i++) {
         struct guarded_namespace *namespace = &state->namespaces[i];
-        uint64_t version = native_dictionary_version(namespace->dictionary);
-        if (version != namespace->checked_version || !state->versions_tell_changes) {
+        if (!namespace_is_unchanged(state, namespace)) {
             if (!namespace_is_same(state, namespace)) {
                 return false;
             }
-            namespace->checked_version = version;
+            note_namespace(namespace);
         }
     }
     bool same_tags = true;

@@ -841,6 +841,7 @@ static PyMethodDef methods[] = {
     for (int i_ = 0; i_ < GUARDED_NAMESPACES; i_++) {                                                                  \
         DO((state)->namespaces[i_].dictionary);                                                                        \
         DO((state)->namespaces[i_].expected);                                                                          \
+        DO((state)->namespaces[i_].places.items);                                                                      \
     }                                                                                                                  \
     for (int i_ = 0; i_ < GUARDED_TYPES; i_++) {                                                                       \
         DO((state)->guarded[i_].type);                                                                                 \
@@ -879,6 +880,10 @@ module_clear(PyObject *module)
         return 0;
     }
     FOR_EACH_OBJECT(state, Py_CLEAR)
+    for (int i = 0; i < GUARDED_NAMESPACES; i++) {
+        free(state->namespaces[i].places.indices);
+        state->namespaces[i].places.indices = NULL;
+    }
     state->attribute_count = 0;
     finder_clear(state);
     loader_clear(state);

@@ -166,14 +166,16 @@ set_head(PyObject *object, PyTypeObject *type)
     object->ob_type = type;
 }
 
-/* As Objects/bytesobject.c, PyBytes_FromStringAndSize(NULL, size), which marshal calls: the empty bytes are one object,
-   those of one byte are not. */
+/* As marshal makes them: the empty bytes are one object, and those of one byte are where it has them so. */
 static PyObject *
 decode_bytes(struct reader *reader)
 {
     int64_t size = read_size(reader, 1);
     if (size <= 0) {
         return size < 0 ? NULL : PyBytes_FromStringAndSize(NULL, 0);
+    }
+    if (size == 1 && reader->context->layout.single_bytes) {
+        return PyBytes_FromStringAndSize((const char *)reader->at++, 1);
     }
     PyBytesObject *bytes = take(reader, offsetof(PyBytesObject, ob_sval) + (size_t)size + 1);
     if (bytes == NULL) {
@@ -189,9 +191,9 @@ decode_bytes(struct reader *reader)
 
 /* The interpreter's own object for that string; takes over the reference. */
 static PyObject *
-intern(PyObject *text)
+intern(const struct native_context *context, PyObject *text)
 {
-    PyUnicode_InternInPlace(&text);
+    native_intern_in_place(&context->layout, &text);
     native_keep_forever(text);
     return text;
 }
@@ -222,7 +224,7 @@ intern_in_arena(struct native_context *context, PyASCIIObject *text, size_t byte
     if (known == (PyObject *)text) {
         return known;
     }
-    known = intern((PyObject *)text);
+    known = intern(context, (PyObject *)text);
     if (known != (PyObject *)text) {
         native_arena_return(&context->arena, text, bytes);
     }
@@ -244,7 +246,7 @@ decode_ascii(struct reader *reader, enum interning interning)
     reader->at += length;
     if (length < 2 || context->layout.debug) {
         PyObject *text = ascii_on_heap(characters, (size_t)length);
-        return text == NULL || interning == NOT_INTERNED ? text : intern(text);
+        return text == NULL || interning == NOT_INTERNED ? text : intern(context, text);
     }
     size_t bytes = sizeof(PyASCIIObject) + (size_t)length + 1;
     PyASCIIObject *text = take(reader, bytes);
@@ -284,7 +286,7 @@ decode_wide(struct reader *reader, bool interned)
     }
     memcpy(PyUnicode_DATA(text), reader->at, (size_t)length * kind);
     reader->at += length * kind;
-    return interned ? intern(text) : text;
+    return interned ? intern(reader->context, text) : text;
 }
 
 static PyObject *
@@ -295,7 +297,7 @@ decode_character(struct reader *reader, bool interned)
         return NULL;
     }
     PyObject *text = PyUnicode_FromOrdinal(character);
-    return text == NULL || !interned ? text : intern(text);
+    return text == NULL || !interned ? text : intern(reader->context, text);
 }
 
 static PyObject *

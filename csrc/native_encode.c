@@ -94,6 +94,7 @@ struct encoder {
     /* of the module at work */
     struct seen_map seen;
     bool in_place; /* may byte strings be used where they are mapped? */
+    bool single_bytes; /* as in struct native_layout */
     bool collecting; /* the leaves of the groups that a stream starts with */
     PyObject *groups[GROUPS]; /* list of leaves; owned */
     PyObject *unseen; /* dict: unseen_part() -> the one of equal ones that stands for them; owned */
@@ -292,7 +293,9 @@ static enum group
 leaf_group(const struct encoder *encoder, PyObject *leaf, enum leaf_kind kind)
 {
     if (kind == LEAF_BYTES) {
-        return PyBytes_GET_SIZE(leaf) == 0 ? GROUPS : encoder->in_place ? GROUP_IN_PLACE : GROUP_BYTES;
+        Py_ssize_t size = PyBytes_GET_SIZE(leaf);
+        bool in_place = encoder->in_place && !(size == 1 && encoder->single_bytes);
+        return size == 0 ? GROUPS : in_place ? GROUP_IN_PLACE : GROUP_BYTES;
     }
     if (kind == LEAF_NONE || !PyUnicode_IS_ASCII(leaf) || PyUnicode_GET_LENGTH(leaf) < 2) {
         return GROUPS;
@@ -959,6 +962,7 @@ native_encode(struct native_context *base, PyObject *codes, PyObject *orders)
         return NULL;
     }
     encoder.in_place = layout.fixed_types;
+    encoder.single_bytes = layout.single_bytes;
     encoder.unseen = PyDict_New();
     bool ready = streams != NULL && encoder.unseen != NULL;
     for (int group = 0; group < GROUPS; group++) {

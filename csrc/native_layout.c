@@ -8,9 +8,8 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter" /* in CPython's headers, from 3.14 on */
 #include <internal/pycore_code.h>
-#if PY_VERSION_HEX < 0x030e0000
 #include <internal/pycore_frame.h>
-#else
+#if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe.h>
 #endif
 #include <internal/pycore_dict.h>
@@ -20,11 +19,13 @@
 #include <internal/pycore_pymem.h>
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
+#include <internal/pycore_unicodeobject.h>
 #pragma GCC diagnostic pop
 
 #ifdef __linux__
 #include <link.h>
 #endif
+#include <marshal.h>
 #include <opcode.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,8 +198,55 @@ find_in_program(struct dl_phdr_info *program, size_t size, void *found)
 
 #endif
 
-/* ---- automatic collections, 3.11 to 3.13 ---- */
+/* Are the interpreter's structures laid out as the headers had them, as far as it tells? Python/pylifecycle.c (3.13) or
+   Python/pystate.c (3.14), _PyRuntime.debug_offsets, for debuggers. Patch releases may add fields at the end of the
+   largest structures. */
+static bool
+structures_are_known(void)
+{
 #if PY_VERSION_HEX < 0x030e0000
+    return true; /* each field that is used is tried out */
+#else
+    static const _Py_DebugOffsets expected = _Py_DebugOffsets_INIT(_Py_Debug_Cookie);
+    _Py_DebugOffsets known = _PyRuntime.debug_offsets;
+    known.version = expected.version;
+    known.runtime_state.size = expected.runtime_state.size;
+    known.interpreter_state.size = expected.interpreter_state.size;
+    known.thread_state.size = expected.thread_state.size;
+    return memcmp(&known, &expected, sizeof(known)) == 0;
+#endif
+}
+
+/* Are bytes of one character that marshal reads the interpreter's own objects (Python/marshal.c, r_object, TYPE_STRING)?
+   Asked for the releases in which that changed. */
+static bool
+single_bytes_by_marshal(void)
+{
+#if PY_VERSION_HEX < 0x030e0000
+    return false;
+#else
+    PyObject *own = PyBytes_FromStringAndSize("x", 1);
+    PyObject *read = PyMarshal_ReadObjectFromString("s\1\0\0\0x", 6);
+    bool single = own != NULL && own == read;
+    PyErr_Clear();
+    Py_XDECREF(own);
+    Py_XDECREF(read);
+    return single;
+#endif
+}
+
+/* ---- automatic collections, 3.11 to 3.14 ----
+
+   3.14 began with another collector than it went on with, from 3.14.5 on (gh-142516): the one of 3.13, in a structure of
+   the same size. */
+#if PY_VERSION_HEX < 0x030e0000 || (PY_VERSION_HEX >= 0x030e05f0 && PY_VERSION_HEX < 0x030f0000)
+
+/* Has the running interpreter that collector? */
+static inline bool
+collector_has_generations(void)
+{
+    return Py_Version < 0x030e0000 || Py_Version >= 0x030e05f0;
+}
 
 /* Include/internal/pycore_gc.h, struct _gc_runtime_state: an allocation counts generations[0].count up, and above the
    threshold it collects (Modules/gcmodule.c, gc_alloc and _PyObject_GC_Link, 3.11; _PyObject_GC_Link there, 3.12, and
@@ -352,7 +400,7 @@ check_collector(struct native_layout *layout)
     struct _gc_runtime_state *collector = &layout->interpreter->gc;
     layout->young_threshold = 0;
     layout->collector_is_known = false;
-    if (!PyGC_IsEnabled() || !collector->enabled) {
+    if (!collector_has_generations() || !PyGC_IsEnabled() || !collector->enabled) {
         return;
     }
     PyGC_Disable();
@@ -373,8 +421,6 @@ check_collector(struct native_layout *layout)
 
 #else
 
-/* 3.14 began with another collector than it went on with (Include/internal/pycore_interp_structs.h of 3.14.0 has
-   struct _gc_runtime_state with `young`, that of 3.14.10 with `generations`): left alone. */
 void
 native_layout_postpone_collection(const struct native_layout *layout)
 {
@@ -403,6 +449,9 @@ check_common(struct native_layout *layout)
     if (major != PY_MAJOR_VERSION || minor != PY_MINOR_VERSION) {
         return "interpreter of another version than the extension was compiled for";
     }
+    if (!structures_are_known()) {
+        return "layout of the interpreter is not the expected one";
+    }
     if (PyCode_Type.tp_basicsize != (Py_ssize_t)NATIVE_CODE_HEAD || PyCode_Type.tp_itemsize != sizeof(_Py_CODEUNIT)
         || PyType_HasFeature(&PyCode_Type, Py_TPFLAGS_HAVE_GC)) {
         return "layout of code objects is not the expected one";
@@ -421,6 +470,7 @@ check_common(struct native_layout *layout)
     dl_iterate_phdr(find_in_program, &layout->fixed_types);
 #endif
     layout->debug = PySys_GetObject("gettotalrefcount") != NULL;
+    layout->single_bytes = single_bytes_by_marshal();
     check_collector(layout);
     return NULL;
 }
@@ -590,7 +640,7 @@ check_watchers(struct native_layout *layout)
     return NULL;
 }
 
-#if PY_VERSION_HEX < 0x030e0000
+#if PY_VERSION_HEX < 0x030f0000
 
 /* Include/internal/pycore_interp.h (_Py_INTERP_CACHED_OBJECT): get_interned_dict of Objects/unicodeobject.c. */
 static void
@@ -754,9 +804,9 @@ classes_interpreters_attributes(PyTypeObject *type)
 #endif
 #endif
 
-#if PY_VERSION_HEX >= 0x030e0000
+#if PY_VERSION_HEX >= 0x030f0000
 
-/* 3.14, 3.15: not looked up yet */
+/* 3.15: not looked up yet */
 bool
 native_is_observed(void)
 {
@@ -771,7 +821,7 @@ native_can_tell_observers(void)
 
 #else
 
-/* ---- what looks on at an import: 3.11, 3.12, 3.13 ----
+/* ---- what looks on at an import: 3.11 to 3.14 ----
 
    Audit hooks, Python/sysmodule.c, should_audit: Python's are in a list of the interpreter, those of C in one of the
    runtime. Profilers and tracers: 3.11, Python/ceval.c, _PyEval_SetProfile and _PyEval_SetTrace, set a function of the
@@ -805,6 +855,28 @@ is_followed(PyThreadState *thread)
 #define INITIAL_THREAD(interpreter) (&(interpreter)->_initial_thread.base)
 #endif
 
+#if PY_VERSION_HEX < 0x030e0000
+
+static bool
+c_recursion_is_near(PyThreadState *thread)
+{
+    return thread->c_recursion_remaining < FRAMES_OF_IMPORTLIB;
+}
+
+#else
+
+/* Include/internal/pycore_ceval.h, _Py_MakeRecCheck: the stack itself is the limit. A call of the interpreter's loop takes
+   less than 1 KB of it, in debug builds 4 KB. */
+static bool
+c_recursion_is_near(PyThreadState *thread)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    uintptr_t limit = ((_PyThreadStateImpl *)thread)->c_stack_soft_limit;
+    return here < limit || here - limit < FRAMES_OF_IMPORTLIB * 4096;
+}
+
+#endif
+
 static bool
 is_followed(PyThreadState *thread)
 {
@@ -813,8 +885,7 @@ is_followed(PyThreadState *thread)
         tools |= thread->interp->monitors.tools[i];
     }
     /* Python calls Python without C recursion, and we don't */
-    return tools != 0 || thread->py_recursion_remaining < FRAMES_OF_IMPORTLIB
-           || thread->c_recursion_remaining < FRAMES_OF_IMPORTLIB;
+    return tools != 0 || thread->py_recursion_remaining < FRAMES_OF_IMPORTLIB || c_recursion_is_near(thread);
 }
 
 #endif
@@ -856,7 +927,7 @@ native_can_tell_observers(void)
 
 #endif
 
-/* ---- the end of the process: 3.11, 3.12, 3.13 ---- */
+/* ---- the end of the process: 3.11 to 3.14 ---- */
 #if NATIVE_KNOWS_FINALIZATION
 
 /* Is anything told of what becomes of objects? */
@@ -871,7 +942,7 @@ is_watched(PyInterpreterState *interpreter)
 
 #else
 
-/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 and 3.13: watchers of types, functions and code, of
+/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 to 3.14: watchers of types, functions and code, of
    which CPython itself has none; of dictionaries, of which it has two; tools of sys.monitoring. */
 #define OWN_DICTIONARY_WATCHERS 2
 
@@ -1025,7 +1096,7 @@ native_roots(const struct native_layout *layout, PyObject *roots[2])
     roots[1] = layout->interpreter->dict;
 }
 
-/* Modules/_threadmodule.c, localdummyobject; in 3.13 _thread._local has the dictionaries, and shows them to the
+/* Modules/_threadmodule.c, localdummyobject; from 3.13 on _thread._local has the dictionaries, and shows them to the
    collector. */
 struct local_dummy {
     PyObject_HEAD
@@ -1051,7 +1122,7 @@ native_thread_locals(PyObject *dummy)
 #endif
 }
 
-/* Objects/dictobject.c, dict_traverse: 3.11 to 3.13. */
+/* Objects/dictobject.c, dict_traverse: 3.11 to 3.14. */
 void
 native_dictionary_values(PyObject *object, struct native_values *values)
 {
@@ -1074,7 +1145,7 @@ native_dictionary_values(PyObject *object, struct native_values *values)
     }
 }
 
-/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13). The two low bits of _gc_prev
+/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13, 3.14). The two low bits of _gc_prev
    are flags. */
 void
 native_freeze(const struct native_layout *layout)
@@ -1096,7 +1167,7 @@ native_freeze(const struct native_layout *layout)
     }
 }
 
-/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.13, as far as it is looked at. 3.12
+/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.14, as far as it is looked at. 3.12
    and later have one more pointer at the end of some. */
 struct text_stream {
     PyObject_HEAD
@@ -1204,19 +1275,23 @@ native_generator_is_finished(PyObject *generator)
     return ((PyGenObject *)generator)->gi_frame_state >= FRAME_COMPLETED;
 }
 
-/* What the compiler makes of "self.name = constant" (Python/compile.c). Inline caches are zero in what PyCode_GetCode
-   tells. */
+/* What the compiler makes of "self.name = constant" (Python/compile.c; from 3.14 on Python/codegen.c and flowgraph.c).
+   Inline caches are zero in what PyCode_GetCode tells. */
 #if PY_VERSION_HEX < 0x030c0000
+#define START_OF_MARK LOAD_CONST, 1, LOAD_FAST, 0
 #define END_OF_MARK LOAD_CONST, 0, RETURN_VALUE, 0
-#else
+#elif PY_VERSION_HEX < 0x030e0000
+#define START_OF_MARK LOAD_CONST, 1, LOAD_FAST, 0
 #define END_OF_MARK RETURN_CONST, 0
+#else
+#define START_OF_MARK LOAD_CONST, 0, LOAD_FAST_BORROW, 0
+#define END_OF_MARK LOAD_CONST, 1, RETURN_VALUE, 0
 #endif
 
 PyObject *
 native_code_that_marks(PyObject *object)
 {
-    static const unsigned char mark[] = {RESUME, 0, LOAD_CONST, 1, LOAD_FAST, 0, STORE_ATTR, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                                         END_OF_MARK};
+    static const unsigned char mark[] = {RESUME, 0, START_OF_MARK, STORE_ATTR, 0, 0, 0, 0, 0, 0, 0, 0, 0, END_OF_MARK};
     PyCodeObject *code = (PyCodeObject *)object;
     if (code->co_argcount != 2 || code->co_kwonlyargcount != 0 || code->co_nlocalsplus != 2
         || PyTuple_GET_SIZE(code->co_names) != 1 || PyTuple_GET_SIZE(code->co_consts) != 2
@@ -1241,6 +1316,119 @@ native_code_constants(PyObject *code)
 
 #endif
 
+/* ---- places in dictionaries ----
+
+   Objects/dictobject.c, 3.14: a dictionary with str keys only has its items in the order of insertion in one table; a
+   value is replaced there, a deleted item leaves its place empty until the table is made anew, and a new item takes the
+   next place. */
+#if NATIVE_REMEMBERS_PLACES
+
+static const PyDictKeysObject *
+plain_table(PyObject *dictionary)
+{
+    const PyDictObject *object = (PyDictObject *)dictionary;
+    return object->ma_values == NULL && object->ma_keys->dk_kind == DICT_KEYS_UNICODE ? object->ma_keys : NULL;
+}
+
+bool
+native_places_take(
+    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    void *argument)
+{
+    const PyDictKeysObject *table = plain_table(dictionary);
+    Py_ssize_t count = 0, entries = table == NULL ? 0 : table->dk_nentries;
+    uint32_t *indices = malloc(sizeof(*indices) * (size_t)(entries + 1));
+    for (Py_ssize_t i = 0; indices != NULL && i < entries; i++) {
+        const PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES((PyDictKeysObject *)table)[i];
+        if (entry->me_value != NULL && is_wanted(entry->me_key, argument)) {
+            indices[count++] = (uint32_t)i;
+        }
+    }
+    PyObject *items = indices == NULL || table == NULL ? NULL : PyTuple_New(2 * count);
+    if (items == NULL || plain_table(dictionary) != table || table->dk_nentries != entries) {
+        PyErr_Clear();
+        Py_XDECREF(items);
+        free(indices);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES((PyDictKeysObject *)table)[indices[i]];
+        PyTuple_SET_ITEM(items, 2 * i, Py_XNewRef(entry->me_key));
+        PyTuple_SET_ITEM(items, 2 * i + 1, Py_XNewRef(entry->me_value));
+    }
+    Py_XSETREF(places->items, items);
+    free(places->indices);
+    places->indices = indices;
+    places->table = table;
+    places->entries = entries;
+    places->table_size = table->dk_log2_size;
+    return true;
+}
+
+bool
+native_places_hold(const struct native_places *places, PyObject *dictionary, bool all)
+{
+    const PyDictKeysObject *table = plain_table(dictionary);
+    if (places->items == NULL || table == NULL || table != places->table || table->dk_log2_size != places->table_size
+        || table->dk_nentries < places->entries || (all && table->dk_nentries != places->entries)) {
+        return false;
+    }
+    PyObject *const *items = ((PyTupleObject *)places->items)->ob_item;
+    const PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES((PyDictKeysObject *)table);
+    Py_ssize_t count = PyTuple_GET_SIZE(places->items) / 2;
+    bool hold = true;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const PyDictUnicodeEntry *entry = &entries[places->indices[i]];
+        hold &= (entry->me_key == items[2 * i]) & (entry->me_value == items[2 * i + 1]);
+    }
+    return hold;
+}
+
+#else
+
+bool
+native_places_take(
+    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    void *argument)
+{
+    (void)places, (void)dictionary, (void)is_wanted, (void)argument;
+    return false;
+}
+
+bool
+native_places_hold(const struct native_places *places, PyObject *dictionary, bool all)
+{
+    (void)places, (void)dictionary, (void)all;
+    return false;
+}
+
+#endif
+
+/* ---- interned strings ---- */
+#if NATIVE_SUPPORTED
+
+#if PY_VERSION_HEX < 0x030e0000
+
+void
+native_intern_in_place(const struct native_layout *layout, PyObject **text)
+{
+    (void)layout;
+    PyUnicode_InternInPlace(text);
+}
+
+#else
+
+/* Python/marshal.c, r_object. */
+void
+native_intern_in_place(const struct native_layout *layout, PyObject **text)
+{
+    _PyUnicode_InternImmortal(layout->interpreter, text);
+}
+
+#endif
+
+#endif
+
 /* ---- source texts ---- */
 
 /* A string of its own with these characters. */
@@ -1252,7 +1440,7 @@ copy_of_string(PyObject *text)
                                       : NULL;
 }
 
-#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
+#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030f0000
 
 #include <internal/pycore_interp.h>
 #include <internal/pycore_unicodeobject.h>

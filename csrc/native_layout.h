@@ -19,13 +19,11 @@
 
 /* Is there a section for this version? GIL builds with plain object headers on 64-bit little-endian machines only.
    PYCDS_MARSHAL_ONLY: built as for a version without one, to test that.
-   PYCDS_UNPROVEN: with the sections of 3.14 and 3.15, for who goes on with them. What they lack (3.14.10, test_marshal
-   and test_import of CPython's tests): bytes of one character are singletons, also those of marshal; a string of the
-   arena that the program interns is freed at the interpreter's end (gh-113601: in all builds). */
+   PYCDS_UNPROVEN: with the section of 3.15, for who goes on with it. */
 #if defined(PYCDS_UNPROVEN)
 #define NATIVE_BEFORE 0x03100000
 #else
-#define NATIVE_BEFORE 0x030e0000
+#define NATIVE_BEFORE 0x030f0000
 #endif
 #if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < NATIVE_BEFORE                     \
     && !defined(Py_GIL_DISABLED) && !defined(Py_TRACE_REFS) && !defined(PYPY_VERSION) && SIZEOF_VOID_P == 8            \
@@ -37,9 +35,9 @@
 #endif
 
 /* Are importlib, re, the collector and the ways in which exec, eval and compile treat a text the ones that shortcuts.c,
-   patterns.c, postponed collections and sources.c follow? 3.14: not looked at yet. Without, there are the archive and
-   the finder. */
-#define ACCELERATIONS_SUPPORTED (PY_VERSION_HEX < 0x030e0000)
+   patterns.c, postponed collections and sources.c follow? 3.15: importlib is another. Without, there are the archive
+   and the finder. */
+#define ACCELERATIONS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
 
 /* foreign_finder.c: has it fingerprints of code objects of this release, and in which place of three? */
 #if NATIVE_SUPPORTED && PY_VERSION_HEX < 0x030e0000
@@ -63,6 +61,7 @@
    native_claim_interned      an interned string is the arena's: the interpreter must not free it at its end
    native_is_static           is an interned string one that the interpreter contains? It has them in a table of their
                               own then
+   native_mark_interned       what an interned string of the arena looks like
    native_set_tuple_size      fills what a tuple's head has beyond any object's */
 
 /* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program
@@ -113,22 +112,46 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
     ((PyVarObject *)tuple)->ob_size = size;
 }
 
-/* 3.12, 3.13: Include/object.h, _Py_IMMORTAL_REFCNT. Objects that aren't immortal keep the reference that they were
-   made with. Immortal interned strings: Objects/unicodeobject.c, _PyUnicode_ClearInterned, makes them mortal and frees
-   them at the interpreter's end in debug builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those
-   of which `interned` says that they lie in the interpreter itself; nothing else depends on that difference. */
+/* From 3.12 on. Objects that aren't immortal keep the reference that they were made with. Immortal interned strings:
+   Objects/unicodeobject.c, _PyUnicode_ClearInterned, makes them mortal and frees them at the interpreter's end in debug
+   builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those of which `interned` says that they lie
+   in the interpreter itself; nothing else depends on that difference. */
 #else
 
-#define NATIVE_COUNTS_IMMORTAL 0
+static inline bool
+native_is_static(PyObject *text)
+{
+    return ((PyASCIIObject *)text)->state.statically_allocated;
+}
 
+static inline void
+native_keep_forever(PyObject *object)
+{
+    (void)object;
+}
+
+/* 3.12, 3.13: Include/object.h, _Py_IMMORTAL_REFCNT. */
 #if PY_VERSION_HEX < 0x030e0000
 
 #define NATIVE_REFCOUNT _Py_IMMORTAL_REFCNT
+#define NATIVE_COUNTS_IMMORTAL 0
 
 static inline void
 native_set_immortal(PyObject *object)
 {
     object->ob_refcnt = NATIVE_REFCOUNT;
+}
+
+static inline bool
+native_is_immortal(PyObject *object)
+{
+    return object->ob_refcnt == NATIVE_REFCOUNT;
+}
+
+static inline void
+native_mark_interned(PyObject *text)
+{
+    ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
 }
 
 static inline void
@@ -137,16 +160,33 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
     ((PyVarObject *)tuple)->ob_size = size;
 }
 
-/* 3.14, 3.15: Include/refcount.h. The count has 32 bits, with flags beside it in the same word; both as in
-   Objects/object.c, _Py_SetImmortalUntracked. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
+/* 3.14, 3.15: Include/refcount.h. LOAD_CONST becomes LOAD_CONST_IMMORTAL or LOAD_CONST_MORTAL (Python/bytecodes.c), which
+   dis.dis(adaptive=True) shows. So constants that marshal makes are not the interpreter's immortal objects here either:
+   their count, of 32 bits, is one that no program brings to zero. Beyond 2**31 it would make them immortal. Interned
+   strings that marshal reads are, with flags beside the count in the same word, as in Objects/object.c,
+   _Py_SetImmortalUntracked. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
 #else
 
-#define NATIVE_REFCOUNT _Py_IMMORTAL_INITIAL_REFCNT
+#define NATIVE_REFCOUNT ((PY_UINT32_T)1 << 30)
+#define NATIVE_COUNTS_IMMORTAL 1
 
 static inline void
 native_set_immortal(PyObject *object)
 {
-    object->ob_refcnt_full = (int64_t)(NATIVE_REFCOUNT | (uint64_t)_Py_IMMORTAL_FLAGS << 48);
+    object->ob_refcnt_full = (int64_t)NATIVE_REFCOUNT;
+}
+
+static inline bool
+native_is_immortal(PyObject *object)
+{
+    return object->ob_refcnt > NATIVE_REFCOUNT / 2 && object->ob_refcnt < NATIVE_REFCOUNT + NATIVE_REFCOUNT / 2;
+}
+
+static inline void
+native_mark_interned(PyObject *text)
+{
+    text->ob_refcnt_full = (int64_t)(_Py_IMMORTAL_INITIAL_REFCNT | (uint64_t)_Py_IMMORTAL_FLAGS << 48);
+    ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
 }
 
 static inline void
@@ -158,30 +198,12 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
 
 #endif
 
-static inline bool
-native_is_immortal(PyObject *object)
-{
-    return object->ob_refcnt == NATIVE_REFCOUNT;
-}
-
-static inline void
-native_keep_forever(PyObject *object)
-{
-    (void)object;
-}
-
 static inline void
 native_claim_interned(PyObject *text)
 {
     if (PyUnicode_CHECK_INTERNED(text)) { /* it isn't, where memory was short */
-        ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
+        native_mark_interned(text);
     }
-}
-
-static inline bool
-native_is_static(PyObject *text)
-{
-    return ((PyASCIIObject *)text)->state.statically_allocated;
 }
 
 #endif
@@ -225,6 +247,7 @@ struct native_layout {
     bool fixed_types; /* the types of constants have the same addresses in every process of this interpreter */
     bool collector_is_known; /* its state is where it is expected */
     int young_threshold; /* of the collector when it was looked at; 0: leave the collector alone */
+    bool single_bytes; /* marshal gives the interpreter's own objects for bytes of one character (3.14 on) */
     bool debug; /* a Py_DEBUG interpreter: it wants no immortal strings that aren't its own */
     PyObject *interned; /* borrowed: the interpreter's dictionary of interned strings, without static ones; or NULL */
 };
@@ -241,7 +264,7 @@ native_intern(const struct native_layout *layout, PyObject *text)
 #else
     PyObject *known = layout->interned == NULL ? NULL : PyDict_SetDefault(layout->interned, text, text);
     if (known == text) {
-        ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
+        native_mark_interned(text);
     }
     else if (known == NULL) {
         PyErr_Clear();
@@ -249,6 +272,10 @@ native_intern(const struct native_layout *layout, PyObject *text)
     return known;
 #endif
 }
+
+/* Interns a string as marshal does: from 3.14 on, where other strings stay mortal, the interpreter's string becomes an
+   immortal one. */
+void native_intern_in_place(const struct native_layout *layout, PyObject **text);
 
 #define NATIVE_CODE_HEAD offsetof(PyCodeObject, co_code_adaptive)
 #define NATIVE_UNIT_BYTES 2
@@ -282,15 +309,16 @@ void native_layout_postpone_collection(const struct native_layout *layout);
    (static text). Cheap: a few objects are made. Never raises. */
 const char *native_layout_check(struct native_layout *layout);
 
-/* ---- classes (classes.h): 3.11, 3.12, 3.13 ----
+/* ---- classes (classes.h): 3.11 to 3.14 ----
 
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
    CLASSES_TAGS_ARE_FLAGGED   does one of these say that tp_version_tag is good? If not, it is 0 when it isn't
    CLASSES_MEMBER_TYPE        of members that __slots__ declare
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
    CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
+   CLASSES_KEEP_METHODS       does a slot stay as inherited if the method found is a method descriptor of its function?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
-#if PY_VERSION_HEX < 0x030e0000
+#if PY_VERSION_HEX < 0x030f0000
 #define CLASSES_SUPPORTED 1
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 
@@ -312,6 +340,8 @@ const char *native_layout_check(struct native_layout *layout);
 #define CLASSES_ALLOCATE_DOCUMENTATION PyMem_Malloc
 #define CLASSES_TAGS_ARE_FLAGGED 0
 #endif
+
+#define CLASSES_KEEP_METHODS (PY_VERSION_HEX >= 0x030e0000)
 
 /* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be
    told? */
@@ -366,8 +396,8 @@ bool native_can_tell_observers(void);
    fields. */
 bool native_is_observed(void);
 
-/* ---- the end of the process (finalization.h): 3.11, 3.12, 3.13 ---- */
-#if PY_VERSION_HEX < 0x030e0000
+/* ---- the end of the process (finalization.h): 3.11 to 3.14 ---- */
+#if PY_VERSION_HEX < 0x030f0000
 #define NATIVE_KNOWS_FINALIZATION 1
 
 /* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)?
@@ -420,6 +450,22 @@ native_type_parameters(PyFunctionObject *function)
 #endif
 }
 
+/* What makes a function's annotations (PEP 649; borrowed), or NULL. */
+static inline PyObject *
+native_annotate(PyFunctionObject *function)
+{
+#if PY_VERSION_HEX < 0x030e0000
+    (void)function;
+    return NULL;
+#else
+    return function->func_annotate;
+#endif
+}
+
+/* Have weak containers a list of what is to be taken out of them when nobody iterates any more (Lib/_weakrefset.py and
+   weakref.py)? */
+#define NATIVE_CONTAINERS_WAIT (PY_VERSION_HEX < 0x030e0000)
+
 /* Moves all objects out of reach of the collector, as gc.freeze() does. */
 void native_freeze(const struct native_layout *layout);
 
@@ -461,6 +507,27 @@ native_dictionary_version(PyObject *dictionary)
     return 0;
 #endif
 }
+
+/* Where in its table a dictionary has some items: to look there again tells quickly whether they are what they were.
+   For 3.14, where they have no version any more. */
+#define NATIVE_REMEMBERS_PLACES (NATIVE_SUPPORTED && PY_VERSION_HEX >= 0x030e0000)
+
+struct native_places {
+    PyObject *items; /* owned: tuple of keys and values in turn; NULL: nothing is known */
+    uint32_t *indices; /* owned; of the items, in the table */
+    const void *table;
+    Py_ssize_t entries; /* of the table */
+    uint8_t table_size; /* its logarithm */
+};
+
+/* Takes note of the items of a dictionary whose keys are wanted. False: its table is of another kind, or there is no
+   memory; nothing is known then. Leaves no exception. */
+bool native_places_take(
+    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    void *argument);
+
+/* Are they where they were? And, if `all`, was nothing added? */
+bool native_places_hold(const struct native_places *places, PyObject *dictionary, bool all);
 
 /* ---- source texts (sources.h), native encoding or not ----
 

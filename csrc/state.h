@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include "native_decode.h"
+#include "native_layout.h"
 #include "results.h"
 #include "session.h"
 
@@ -53,6 +54,7 @@ struct guarded_namespace {
     bool is_whole; /* all names count, not only those that are expected */
     Py_ssize_t count; /* of these names */
     uint64_t checked_version; /* 0: to be checked */
+    struct native_places places; /* what there is instead where there are no versions */
 };
 
 /* The strings that we look things up with. */

@@ -243,13 +243,14 @@ def test_marshal_round_trip():
 
 
 def test_replace_and_swap():
-    for f in function("def f(a): return a + 1"):
-        g = types.FunctionType(f.__code__.replace(co_name="g", co_consts=(None, 2)), {})
-        assert (g(1), g.__name__, f(1)) == (3, "g", 2)
+    for f in function("def f(a): return a + 1000"):
+        others = tuple(2000 if constant == 1000 else constant for constant in f.__code__.co_consts)
+        g = types.FunctionType(f.__code__.replace(co_name="g", co_consts=others), {})
+        assert (g(1), g.__name__, f(1)) == (2001, "g", 1001)
         f.__code__ = (lambda a: a * 10).__code__
         assert f(2) == 20
         f.__code__ = g.__code__.replace(co_filename="elsewhere")
-        assert f(2) == 4
+        assert f(2) == 2002
 
 
 def test_weak_references():

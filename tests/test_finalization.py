@@ -119,7 +119,7 @@ VISIBLE = {
         "end of made by stderr",
     ),
     "flush_in_c": (
-        f"import json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in C'), seen=len(sys.modules) > 20); sys.__stdout__.write(f'modules: {{seen}}\\n')\nclass Out:\n    flush = functools.partial(sorted, [sys.stderr.flush, f], key=lambda g: g() or 0) if not hasattr(operator, 'call') else functools.partial(sorted, [sys.stderr.flush, f], key=operator.call)\n    write = sys.stdout.write\nsys.stdout = Out()\n",
+        f"import json, sys, operator, functools\n{LOUD}def f(*a): globals().update(late=Loud('made in C'), seen=len(sys.modules) > 20); sys.__stdout__.write(f'modules: {{seen}}\\n')\nclass Out:\n    flush = staticmethod(functools.partial(sorted, [sys.stderr.flush, f], key=lambda g: g() or 0) if not hasattr(operator, 'call') else functools.partial(sorted, [sys.stderr.flush, f], key=operator.call))\n    write = sys.stdout.write\nsys.stdout = Out()\n",
         "end of made in C",
     ),
     "buffer_flush": (
@@ -197,7 +197,7 @@ VISIBLE = {
         "marked",
     ),
     "weak_subclass": (
-        "import json, sys, weakref\nclass W(weakref.WeakSet):\n    @property\n    def _iterating(self): print('asked'); return False\n    @_iterating.setter\n    def _iterating(self, v): pass\nclass A: pass\na = A(); w = W(); w.add(a)\nsys.kept = w\nsys._kept = a; del a\n",
+        "import json, sys, weakref\nclass W(weakref.WeakSet):\n    @property\n    def data(self, ending=sys.is_finalizing): print('asked' if ending() else 'used'); return self.kept\n    @data.setter\n    def data(self, v): self.kept = v\nclass A: pass\na = A(); w = W(); w.add(a)\nsys.kept = w\nsys._kept = a; del a\n",
         "asked",
     ),
     "weak_key": (
