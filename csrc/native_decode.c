@@ -784,6 +784,7 @@ learn_ascii_head(PyASCIIObject *head)
                     && !PyUnicode_CHECK_INTERNED(text) && ((PyASCIIObject *)text)->hash == -1;
     memcpy(head, text, sizeof(*head));
     native_set_immortal((PyObject *)head);
+    native_claim_string(head);
     Py_DECREF(text);
     return expected ? NULL : "layout of strings is not the expected one";
 }

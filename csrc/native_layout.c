@@ -239,7 +239,7 @@ single_bytes_by_marshal(void)
 
    3.14 began with another collector than it went on with, from 3.14.5 on (gh-142516): the one of 3.13, in a structure of
    the same size. */
-#if PY_VERSION_HEX < 0x030e0000 || (PY_VERSION_HEX >= 0x030e05f0 && PY_VERSION_HEX < 0x030f0000)
+#if PY_VERSION_HEX < 0x030e0000 || (PY_VERSION_HEX >= 0x030e05f0 && PY_VERSION_HEX < 0x03100000)
 
 /* Has the running interpreter that collector? */
 static inline bool
@@ -640,7 +640,7 @@ check_watchers(struct native_layout *layout)
     return NULL;
 }
 
-#if PY_VERSION_HEX < 0x030f0000
+#if PY_VERSION_HEX < 0x03100000
 
 /* Include/internal/pycore_interp.h (_Py_INTERP_CACHED_OBJECT): get_interned_dict of Objects/unicodeobject.c. */
 static void
@@ -804,9 +804,9 @@ classes_interpreters_attributes(PyTypeObject *type)
 #endif
 #endif
 
-#if PY_VERSION_HEX >= 0x030f0000
+#if PY_VERSION_HEX >= 0x03100000
 
-/* 3.15: not looked up yet */
+/* not looked up yet */
 bool
 native_is_observed(void)
 {
@@ -1272,7 +1272,12 @@ native_stream_is_idle(PyObject *stream, PyObject **inner)
 bool
 native_generator_is_finished(PyObject *generator)
 {
-    return ((PyGenObject *)generator)->gi_frame_state >= FRAME_COMPLETED;
+    int state = ((PyGenObject *)generator)->gi_frame_state;
+#ifdef FRAME_STATE_FINISHED
+    return FRAME_STATE_FINISHED(state);
+#else
+    return state >= FRAME_COMPLETED;
+#endif
 }
 
 /* What the compiler makes of "self.name = constant" (Python/compile.c; from 3.14 on Python/codegen.c and flowgraph.c).
@@ -1440,7 +1445,7 @@ copy_of_string(PyObject *text)
                                       : NULL;
 }
 
-#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030f0000
+#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x03100000
 
 #include <internal/pycore_interp.h>
 #include <internal/pycore_unicodeobject.h>

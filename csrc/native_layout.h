@@ -34,13 +34,14 @@
 #define NATIVE_UNSUPPORTED "how this interpreter lays out code objects is not known to this release"
 #endif
 
-/* Are importlib, re, the collector and the ways in which exec, eval and compile treat a text the ones that shortcuts.c,
-   patterns.c, postponed collections and sources.c follow? 3.15: importlib is another. Without, there are the archive
-   and the finder. */
-#define ACCELERATIONS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
+/* Are re, the collector and the ways in which exec, eval and compile treat a text the ones that patterns.c, postponed
+   collections and sources.c follow? And is importlib the one that shortcuts.c follows (3.15: it isn't)? Without, there are
+   the archive and the finder. */
+#define ACCELERATIONS_SUPPORTED (NATIVE_SUPPORTED || PY_VERSION_HEX < 0x030f0000)
+#define SHORTCUTS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
 
-/* foreign_finder.c: has it fingerprints of code objects of this release, and in which place of three? */
-#if NATIVE_SUPPORTED && PY_VERSION_HEX < 0x030e0000
+/* foreign_finder.c: has it fingerprints of code objects of this release, and in which place? */
+#if NATIVE_SUPPORTED
 #define FOREIGN_FINDERS_KNOWN 1
 #define FOREIGN_FINDER_RELEASE (((PY_VERSION_HEX >> 16) & 0xff) - 11)
 #else
@@ -62,6 +63,7 @@
    native_is_static           is an interned string one that the interpreter contains? It has them in a table of their
                               own then
    native_mark_interned       what an interned string of the arena looks like
+   native_claim_string        what an ASCII string's head in the arena has beyond any other's
    native_set_tuple_size      fills what a tuple's head has beyond any object's */
 
 /* 3.11: every reference of every object is counted (Include/object.h, Py_INCREF, Py_DECREF): a count that no program
@@ -107,6 +109,12 @@ native_is_static(PyObject *text)
 }
 
 static inline void
+native_claim_string(PyASCIIObject *head)
+{
+    (void)head;
+}
+
+static inline void
 native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
 {
     ((PyVarObject *)tuple)->ob_size = size;
@@ -117,12 +125,6 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
    builds (3.12, 3.13) and in all builds (from 3.14 on, gh-113601), except those of which `interned` says that they lie
    in the interpreter itself; nothing else depends on that difference. */
 #else
-
-static inline bool
-native_is_static(PyObject *text)
-{
-    return ((PyASCIIObject *)text)->state.statically_allocated;
-}
 
 static inline void
 native_keep_forever(PyObject *object)
@@ -154,6 +156,18 @@ native_mark_interned(PyObject *text)
     ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
 }
 
+static inline bool
+native_is_static(PyObject *text)
+{
+    return ((PyASCIIObject *)text)->state.statically_allocated;
+}
+
+static inline void
+native_claim_string(PyASCIIObject *head)
+{
+    (void)head;
+}
+
 static inline void
 native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
 {
@@ -164,7 +178,9 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
    dis.dis(adaptive=True) shows. So constants that marshal makes are not the interpreter's immortal objects here either:
    their count, of 32 bits, is one that no program brings to zero. Beyond 2**31 it would make them immortal. Interned
    strings that marshal reads are, with flags beside the count in the same word, as in Objects/object.c,
-   _Py_SetImmortalUntracked. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
+   _Py_SetImmortalUntracked. Other strings may become interned (sys.intern) and immortal (marshal) later; of these the
+   interpreter frees at its end all but those that are statically allocated (unicode_dealloc), which is all that depends
+   on that flag of a string. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
 #else
 
 #define NATIVE_REFCOUNT ((PY_UINT32_T)1 << 30)
@@ -187,6 +203,18 @@ native_mark_interned(PyObject *text)
 {
     text->ob_refcnt_full = (int64_t)(_Py_IMMORTAL_INITIAL_REFCNT | (uint64_t)_Py_IMMORTAL_FLAGS << 48);
     ((PyASCIIObject *)text)->state.interned = SSTATE_INTERNED_IMMORTAL_STATIC;
+}
+
+static inline bool
+native_is_static(PyObject *text)
+{
+    return _Py_IsStaticImmortal(text);
+}
+
+static inline void
+native_claim_string(PyASCIIObject *head)
+{
+    head->state.statically_allocated = 1;
 }
 
 static inline void
@@ -318,7 +346,7 @@ const char *native_layout_check(struct native_layout *layout);
    CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
    CLASSES_KEEP_METHODS       does a slot stay as inherited if the method found is a method descriptor of its function?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
-#if PY_VERSION_HEX < 0x030f0000
+#if PY_VERSION_HEX < 0x03100000
 #define CLASSES_SUPPORTED 1
 #define CLASSES_VERSION_FLAGS Py_TPFLAGS_VALID_VERSION_TAG
 
@@ -397,7 +425,7 @@ bool native_can_tell_observers(void);
 bool native_is_observed(void);
 
 /* ---- the end of the process (finalization.h): 3.11 to 3.14 ---- */
-#if PY_VERSION_HEX < 0x030f0000
+#if PY_VERSION_HEX < 0x03100000
 #define NATIVE_KNOWS_FINALIZATION 1
 
 /* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)?

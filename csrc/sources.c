@@ -129,10 +129,31 @@ put_name(PyObject **slot, PyObject *names)
     }
 }
 
+/* The compiler makes the kinds of local variables anew (Python/assemble.c, makecode, PyBytes_FromStringAndSize(NULL,
+   size)); a single one that marshal reads is the interpreter's own object, from 3.14 on. marshal.dumps tells them apart. */
+static void
+put_own_kinds(PyCodeObject *code)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    if (PyBytes_GET_SIZE(code->co_localspluskinds) == 1) {
+        PyObject *own = PyBytes_FromStringAndSize(NULL, 1);
+        if (own == NULL) {
+            PyErr_Clear();
+            return;
+        }
+        *PyBytes_AS_STRING(own) = *PyBytes_AS_STRING(code->co_localspluskinds);
+        Py_SETREF(code->co_localspluskinds, own);
+    }
+#else
+    (void)code;
+#endif
+}
+
 /* Gives code that marshal has just made, and the code in it, the objects that the compiler would have put there. */
 static void
 settle(PyCodeObject *code, PyObject *file, PyObject *names)
 {
+    put_own_kinds(code);
     put(&code->co_filename, file);
     put_name(&code->co_name, names);
     put_name(&code->co_qualname, names);
@@ -147,13 +168,13 @@ settle(PyCodeObject *code, PyObject *file, PyObject *names)
 /* ---- constant sets ----
 
    In which order a constant set has its elements depends on their hashes, on the order in the source, and on how often
-   the compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare), its copy among the constants
+   the compiler makes it anew: the folded set (Python/ast_opt.c, fold_compare, up to 3.13), its copy among the constants
    (Python/compile.c, merge_consts_recursive), and one with its strings interned (Objects/codeobject.c,
    intern_string_constants), if for one of them another object was interned before. An entry has the elements in the
    source's order, and says how often: sources.py sees to it that they are names, and that nothing else decides, given
    that strings equal to them are interned. */
 
-#define MOST_COPIES 3
+#define MOST_COPIES (PY_VERSION_HEX < 0x030e0000 ? 3 : 2)
 
 /* A set of these names, as it is when the compiler has made it that often. */
 static PyObject *

@@ -422,6 +422,13 @@ PROGRAMS = {
         print(s.constants()[0] is s.constants()[4], s.constants()[0] is s.NESTED[2], s.NUMBERS[0] is int("1"), s.TEXTS[6] is chr(120), s.TEXTS[5] is str())
         print(next(k for k in vars(s) if k == "loop") is sys.intern("loop"), s.closure.__code__.co_filename is s.loop.__code__.co_filename)
     """,
+    "interned_later": """
+        import marshal, lib.subject as s
+        for text in [s.__doc__, *s.TEXTS, *(function.__doc__ for function in s.FUNCTIONS)]:
+            if isinstance(text, str):
+                interned = sys.intern(text)
+                print(interned == text, marshal.loads(marshal.dumps([interned])) == [text])  # immortal from now on
+    """,
     "identity_across_modules": """
         import itertools, pickle, lib.part0, lib.part1, lib.subject
         def leaves(code):

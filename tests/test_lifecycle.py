@@ -412,7 +412,7 @@ def test_build_commands(user: User, shared_program: Path) -> None:
     user.build("fractions", "email.message")
     code = "import probe, fractions, email.message"
     observed = user.observe("-c", code, readonly=True, cwd=shared_program.parent)
-    assert {"fractions", "decimal", "email.message"} <= observed.served()
+    assert {"fractions", "numbers", "email.message"} <= observed.served()
     result = user.command("build", "--", str(user.python), str(shared_program), quiet=False)
     assert result.stdout.startswith(user.run(shared_program, plain=True).stdout)
     observed = user.observe(shared_program, readonly=True)

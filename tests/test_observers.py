@@ -16,7 +16,8 @@ import decimal, json, email.message
 PROGRAMS = {
     "an audit hook, half way": """
         events = []
-        sys.addaudithook(lambda event, arguments: events.append((event, repr(arguments if event != 'import' else arguments[:1]))))
+        told = {'import': 1, 'builtins.id': 0}  # how many arguments: an id is an address
+        sys.addaudithook(lambda event, arguments: events.append((event, repr(arguments[:told.get(event)]))))
         import asyncio, xml.dom.minidom
         for event in list(events): log(*event)
     """,

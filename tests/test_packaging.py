@@ -192,7 +192,7 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
             assert "Traceback" not in refused.stderr
             refused = owner.run("-c", "import pycds_auto.rebuild", code=None, quiet=False)
             assert refused.returncode == 1 and "ModuleNotFoundError" in refused.stderr, size
-            refused = owner.run("-c", "import pycds_auto._loader as loader", code=None, quiet=False)
+            refused = owner.run("-c", "from pycds_auto import _loader", code=None, quiet=False)
             assert refused.returncode == 1 and "ImportError: only a part" in refused.stderr, size
         (own_venv.packages / extension).unlink()
         refused = owner.run("-m", "pycds_auto", "status", code=None, quiet=False)

@@ -45,7 +45,8 @@ if _missing is None:
         _missing = f"the extension module can't be loaded: {error}"
 
 if _missing is not None:
-    sys.modules["pycds_auto._loader"] = None  # importlib refuses it then, and doesn't try the file
+    # importlib refuses it then, and doesn't try the file; from 3.14 on it does, if this package is imported for it
+    sys.modules["pycds_auto._loader"] = None
 
     def activate() -> bool:
         """For pycds_auto.start, whose errors site would print at every start."""

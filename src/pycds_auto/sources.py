@@ -147,10 +147,14 @@ def _objects_at(code: types.CodeType, paths: list[tuple[int, ...]]) -> list[obje
     return found
 
 
+_MOST_COPIES = 3 if sys.version_info < (3, 14) else 2
+"""How often the compiler makes a constant set anew at most (csrc/sources.c)."""
+
+
 def _copies(
     text: str, tree: _ast.AST, compiled: Callable[[str], types.CodeType], names: tuple[str, ...], sets: list[object]
 ) -> int:
-    """How many times the compiler makes this set in this text: whether a third time, for each place anew, depends on
+    """How many times the compiler makes this set in this text: whether a last time, for each place anew, depends on
     whether the strings are the identifiers of some argument as well. Found out with other names, whose order tells."""
     if (
         not text.isascii()
@@ -159,12 +163,12 @@ def _copies(
     ):
         raise ValueError("other names might not be treated alike")  # normalised; "return", of annotations; mangled
     if len(names) == 1:
-        return 3 if len(sets) == len({id(item) for item in sets}) else 2
+        return _MOST_COPIES if len(sets) == len({id(item) for item in sets}) else _MOST_COPIES - 1
     for attempt in range(10000):
         others = {name: f"_{attempt}_{index}_" for index, name in enumerate(names) if len(name) > 1}
         renamed = tuple(sys.intern(others.get(name, name)) for name in names)
-        two, three = list(_made(renamed, 2)), list(_made(renamed, 3))
-        if two != three and not any(other in text for other in others.values()):
+        fewer, most = list(_made(renamed, _MOST_COPIES - 1)), list(_made(renamed, _MOST_COPIES))
+        if fewer != most and not any(other in text for other in others.values()):
             pattern = rf"\b(?:{'|'.join(others)})\b"
             code = compiled(re.sub(pattern, lambda match: others[match[0]], text))
             orders = [
@@ -173,10 +177,10 @@ def _copies(
                 for item in part.co_consts
                 if isinstance(item, frozenset) and item == set(renamed)
             ]
-            if orders and all(order == two for order in orders):
-                return 2
-            if orders and all(order == three for order in orders):
-                return 3
+            if orders and all(order == fewer for order in orders):
+                return _MOST_COPIES - 1
+            if orders and all(order == most for order in orders):
+                return _MOST_COPIES
             break
     raise ValueError("how often a set is made can't be told")
 
