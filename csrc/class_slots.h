@@ -1,7 +1,7 @@
 /* Which slots a new class gets: the C functions behind its special methods.
 
    CPython's fixup_slot_dispatchers looks for each of some ninety special methods in each class of the method resolution
-   order, and then decides slot by slot (update_one_slot, Objects/typeobject.c, 3.11 to 3.13). Here the same is found
+   order, and then decides slot by slot (update_one_slot, Objects/typeobject.c, 3.11 to 3.15). Here the same is found
    out in three ways, the cheapest first:
    - With a single base, a name that isn't in the class's own namespace is found where the base finds it, so the slot is
      the base's, if the base was made by a class statement: then its slots are kept up to date. Slots are copied from

@@ -1,4 +1,4 @@
-/* Reading order: class_new, is_ordinary, make_class. Names of functions of Objects/typeobject.c are of 3.11 to 3.13. */
+/* Reading order: class_new, is_ordinary, make_class. Names of functions of Objects/typeobject.c are of 3.11 to 3.15. */
 #include "classes.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Classes: made without looking up all special methods. A class statement costs 5 us (PGO) to 11 us, and programs make
    a thousand while they are imported; two thirds of that is CPython's fixup_slot_dispatchers (Objects/typeobject.c,
-   3.11 to 3.13), which looks for each of some ninety special methods in each class of the method resolution order, to
+   3.11 to 3.15), which looks for each of some ninety special methods in each class of the method resolution order, to
    find out what the slots of the new class are. That is a tenth to a quarter of an import.
 
    Why this shape

@@ -2,7 +2,7 @@
    takes 15 to 25 ms to free tens of thousands of objects and to look for cycles among them.
 
    Why this shape
-   - Py_FinalizeEx (Python/pylifecycle.c, 3.11 to 3.13) waits for threads, calls atexit's functions and flushes
+   - Py_FinalizeEx (Python/pylifecycle.c, 3.11 to 3.15) waits for threads, calls atexit's functions and flushes
      sys.stdout and sys.stderr; all that is as ever, and no code of a program's runs later, but what the end of an
      object runs. Then it collects garbage, and finalize_modules takes everything down, with a second collection. Each
      collection visits all objects three times, which is most of what an end costs; so the moment to look is before the

@@ -1,7 +1,7 @@
 /* The finder: a memoised importlib.machinery.PathFinder.
 
    It stands directly before PathFinder in sys.meta_path and does what PathFinder.find_spec does: it asks each path
-   entry in order (Lib/importlib/_bootstrap_external.py, PathFinder._get_spec, 3.11 to 3.13). Where the entry's finder
+   entry in order (Lib/importlib/_bootstrap_external.py, PathFinder._get_spec, 3.11 to 3.15). Where the entry's finder
    is a FileFinder as the interpreter makes them, and the image holds the listing of its directory, one stat proves the
    listing and the entry is answered from it, as FileFinder.find_spec would: directory with __init__ first, then files
    by suffix, then a namespace portion. Everything else, and every doubt, is asked of the entry's own finder, in its
@@ -76,7 +76,7 @@ new_instance(PyObject *type)
     return instance;
 }
 
-/* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.13), for a module with a
+/* ModuleSpec.__init__'s attributes, in its order (Lib/importlib/_bootstrap.py, 3.11 to 3.15), for a module with a
    file. */
 static bool
 fill_spec(
@@ -837,7 +837,7 @@ is_customization(const char *name)
 }
 
 /* Is it site that asks, and does nobody look after PathFinder? site.execsitecustomize and execusercustomize
-   (Lib/site.py, 3.11 to 3.13) take a ModuleNotFoundError of that name for the answer and drop it, so it can come from
+   (Lib/site.py, 3.11 to 3.15) take a ModuleNotFoundError of that name for the answer and drop it, so it can come from
    here: it spares PathFinder's listing of every directory on sys.path, half of what a start costs in imports. */
 static bool
 site_would_not_notice(loader_state *state)

@@ -43,7 +43,7 @@ _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUAR
 
 /* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself
    sets anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others,
-   those that its functions name (co_names of 3.11 to 3.13) on the way of a module that has a source. */
+   those that its functions name (co_names of 3.11 to 3.15) on the way of a module that has a source. */
 static const struct {
     const char *module;
     const char *names[48]; /* none: all */
@@ -54,10 +54,10 @@ static const struct {
      {"__import__", "AttributeError", "EOFError", "Exception", "FileNotFoundError", "ImportError", "ImportWarning",
       "IndexError", "KeyError", "ModuleNotFoundError", "NotADirectoryError", "NotImplemented", "NotImplementedError",
       "OSError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bool", "bytearray", "dict",
-      "exec", "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object",
+      "exec", "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object", "range",
       "reversed", "set", "setattr", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
     {"_imp",
-     {"_fix_co_filename", "acquire_lock", "check_hash_based_pycs", "find_frozen", "is_builtin", "is_frozen",
+     {"_fix_co_filename", "_set_lazy_attributes", "acquire_lock", "check_hash_based_pycs", "find_frozen", "is_builtin", "is_frozen",
       "release_lock", "source_hash"}},
     {"marshal", {"loads"}},
     {"posix", {"fspath", "getcwd", "listdir", "stat"}},

@@ -18,14 +18,8 @@
 #include <stdint.h>
 
 /* Is there a section for this version? GIL builds with plain object headers on 64-bit little-endian machines only.
-   PYCDS_MARSHAL_ONLY: built as for a version without one, to test that.
-   PYCDS_UNPROVEN: with the section of 3.15, for who goes on with it. */
-#if defined(PYCDS_UNPROVEN)
-#define NATIVE_BEFORE 0x03100000
-#else
-#define NATIVE_BEFORE 0x030f0000
-#endif
-#if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < NATIVE_BEFORE                     \
+   PYCDS_MARSHAL_ONLY: built as for a version without one, to test that. */
+#if !defined(PYCDS_MARSHAL_ONLY) && PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x03100000                        \
     && !defined(Py_GIL_DISABLED) && !defined(Py_TRACE_REFS) && !defined(PYPY_VERSION) && SIZEOF_VOID_P == 8            \
     && PY_LITTLE_ENDIAN
 #define NATIVE_SUPPORTED 1

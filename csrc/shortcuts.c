@@ -11,7 +11,7 @@
 
 /* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
    finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or
-   None (_get_module_lock, 3.11 to 3.13). While nobody else wants the lock, ours stands there itself. Called, it makes
+   None (_get_module_lock, 3.11 to 3.14). While nobody else wants the lock, ours stands there itself. Called, it makes
    the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes.
 
    A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
@@ -183,7 +183,7 @@ manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
     return result;
 }
 
-/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12, 3.13). */
+/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12 to 3.14). */
 static int
 hold(PyObject *lock, unsigned long owner, Py_ssize_t count)
 {
@@ -703,7 +703,7 @@ take_threads(struct shortcuts *all, PyObject *globals)
     return PyCFunction_CheckExact(all->of_thread[0]);
 }
 
-/* Is what ours stand in for as CPython 3.11 to 3.13 have it? Fills the state. */
+/* Is what ours stand in for as CPython 3.11 to 3.14 have it? Fills the state. */
 static bool
 take_all(loader_state *state, PyObject *globals)
 {

@@ -8,7 +8,7 @@
      marshal, which can be freed like any; its file name is the very object that was given, or from 3.13 on the interned
      one.
    - Programs see no other function: the three function objects of `builtins` stay, and get another C function behind
-     them (PyCFunctionObject.m_ml). CPython 3.11 to 3.13 reads m_ml->ml_meth at each call (Objects/methodobject.c, the
+     them (PyCFunctionObject.m_ml). CPython 3.11 to 3.15 reads m_ml->ml_meth at each call (Objects/methodobject.c, the
      vectorcall functions; Python/ceval.c and bytecodes.c, CALL_BUILTIN_FAST and CALL_BUILTIN_FAST_WITH_KEYWORDS). It is
      done at the start, and never undone: hash(exec) is that of the C function's address. So what stands there is C data
      of the process, with no objects in it, and without a module it only passes calls on.

@@ -15,7 +15,7 @@ import pytest
 
 from support import PROBE, User, Venv, copy_repository, end_all_with, environment, make_venv, run
 
-SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
 
 def _version(executable: str) -> str | None:

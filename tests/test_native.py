@@ -51,7 +51,7 @@ def is_at_fixed_addresses(program: Path) -> bool:
 @pytest.mark.parametrize("suffix", ["", "d"])
 def test_interpreter_at_fixed_addresses(tmp_path: Path, suffix: str) -> None:
     """The same cases where byte strings are used where they are mapped; a debug interpreter looks at more."""
-    for version in ("3.14", "3.13", "3.12", "3.11"):
+    for version in ("3.15", "3.14", "3.13", "3.12", "3.11"):
         program = Path(f"/usr/bin/python{version}{suffix}")
         if program.exists() and is_at_fixed_addresses(program):
             break

@@ -353,7 +353,7 @@ def test_embedded_and_started_again(stock: Stock, tmp_path: Path, allocator: str
 
 @pytest.fixture(scope="session")
 def debug_stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
-    for version in ("3.14", "3.13", "3.12", "3.11"):
+    for version in ("3.15", "3.14", "3.13", "3.12", "3.11"):
         interpreter = Path(f"/usr/bin/python{version}d")
         if interpreter.exists():
             root = tmp_path_factory.mktemp("debug")
