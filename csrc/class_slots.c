@@ -129,10 +129,10 @@ static const struct {
 #if CLASSES_DICTIONARY_CELL
     {"__classdictcell__", CLASS_NAME_DICTIONARY_CELL},
 #endif
+    {"__dict__", CLASSES_SHARE_DESCRIPTORS ? CLASS_NAME_DESCRIPTOR : CLASS_NAME_OTHER},
+    {"__weakref__", CLASSES_SHARE_DESCRIPTORS ? CLASS_NAME_DESCRIPTOR : CLASS_NAME_OTHER},
     {"__module__", CLASS_NAME_OTHER}, /* the rest is here to be found soon */
     {"__doc__", CLASS_NAME_OTHER},
-    {"__dict__", CLASS_NAME_OTHER},
-    {"__weakref__", CLASS_NAME_OTHER},
     {"__annotations__", CLASS_NAME_OTHER},
     {"__match_args__", CLASS_NAME_OTHER},
     {"__firstlineno__", CLASS_NAME_OTHER},

@@ -44,6 +44,7 @@ enum {
     CLASS_NAME_DICTIONARY_CELL = -5,
     CLASS_NAME_INIT_SUBCLASS = -6,
     CLASS_NAME_CLASS_GETITEM = -7,
+    CLASS_NAME_DESCRIPTOR = -8,
 };
 
 /* One of these; or, 0 or more, that it is the name of a special method that stands for a slot. */

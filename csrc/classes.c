@@ -109,6 +109,8 @@ namespace_is_ordinary(struct classes *all, struct request *request)
         case CLASS_NAME_SLOTS:
             request->declared = value;
             break;
+        case CLASS_NAME_DESCRIPTOR:
+            return false;
         case CLASS_NAME_QUALNAME:
             if (!PyUnicode_CheckExact(value)) {
                 return false;
@@ -346,7 +348,8 @@ describe_instances(const struct classes *all, const struct request *request, PyT
         member->offset = size;
         size += (Py_ssize_t)sizeof(PyObject *);
     }
-    heap(type)->ht_slots = Py_XNewRef(request->members);
+    bool keeps = CLASSES_KEEP_NO_SLOTS || (request->members != NULL && PyTuple_GET_SIZE(request->members) != 0);
+    heap(type)->ht_slots = keeps ? Py_XNewRef(request->members) : NULL;
     type->tp_basicsize = size;
     type->tp_itemsize = request->base->tp_itemsize;
     classes_add_to_instances(type, request->adds_dictionary, request->adds_references);
@@ -355,6 +358,17 @@ describe_instances(const struct classes *all, const struct request *request, PyT
                       : request->adds_references                           ? all->references_getset
                                                                            : NULL;
     return true;
+}
+
+/* 3.15: the descriptors that all classes share. */
+static bool
+add_descriptors(const struct classes *all, const struct request *request, PyTypeObject *type)
+{
+    return !CLASSES_SHARE_DESCRIPTORS
+           || ((!request->adds_dictionary
+                || PyDict_SetItem(type->tp_dict, all->strings.dict, all->dictionary_descriptor) == 0)
+               && (!request->adds_references
+                   || PyDict_SetItem(type->tp_dict, all->strings.weakref, all->references_descriptor) == 0));
 }
 
 /* type_new_alloc */
@@ -489,7 +503,7 @@ make_class(struct classes *all, struct request *request, PyObject *keywords)
                 || !wrap_method(type, names->class_getitem, PyClassMethod_New)))
         || !fill_cell(type, names->classcell, (PyObject *)type)
         || (CLASSES_DICTIONARY_CELL && !fill_cell(type, names->classdictcell, type->tp_dict))
-        || PyType_Ready(type) < 0) {
+        || !add_descriptors(all, request, type) || PyType_Ready(type) < 0) {
         Py_DECREF(type);
         return NULL;
     }
@@ -623,6 +637,8 @@ take_strings(struct class_strings *strings)
         {&strings->set_name, "__set_name__"},
         {&strings->mro, "mro"},
         {&strings->hash, "__hash__"},
+        {&strings->dict, "__dict__"},
+        {&strings->weakref, "__weakref__"},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         *all[i].to = PyUnicode_InternFromString(all[i].text);
@@ -643,6 +659,22 @@ learn_getset(const char *slot)
     discard(type);
     Py_XDECREF(arguments);
     return getset;
+}
+
+/* What comes with a dictionary and with weak references: descriptors, or what PyType_Ready makes them of. */
+static bool
+learn_descriptors(struct classes *all, PyTypeObject *type)
+{
+    if (CLASSES_SHARE_DESCRIPTORS) {
+        all->dictionary_descriptor = Py_XNewRef(PyDict_GetItemWithError(type->tp_dict, all->strings.dict));
+        all->references_descriptor = Py_XNewRef(PyDict_GetItemWithError(type->tp_dict, all->strings.weakref));
+        return all->dictionary_descriptor != NULL && all->references_descriptor != NULL && type->tp_getset == NULL
+               && PyDescr_TYPE(all->dictionary_descriptor) == &PyBaseObject_Type
+               && PyDescr_TYPE(all->references_descriptor) == &PyBaseObject_Type;
+    }
+    all->dictionary_getset = learn_getset("__dict__");
+    all->references_getset = learn_getset("__weakref__");
+    return all->dictionary_getset != NULL && all->references_getset != NULL;
 }
 
 /* The function behind object.__new__, which is that of every type of the interpreter's own. */
@@ -681,11 +713,9 @@ take_models(struct classes *all)
         all->object_bases = Py_NewRef(((PyTypeObject *)first)->tp_bases);
         all->object_model = copy_model(first);
         all->special_model = copy_model(special);
-        all->dictionary_getset = learn_getset("__dict__");
-        all->references_getset = learn_getset("__weakref__");
         all->new_wrapper = learn_new_wrapper(all);
-        good = all->object_model != NULL && all->special_model != NULL && all->dictionary_getset != NULL
-               && all->references_getset != NULL && all->new_wrapper != NULL && makes_alike(all, NULL, every)
+        good = all->object_model != NULL && all->special_model != NULL && all->new_wrapper != NULL
+               && learn_descriptors(all, (PyTypeObject *)first) && makes_alike(all, NULL, every)
                && makes_alike(all, NULL, slots) && makes_alike(all, first, none) && makes_alike(all, special, third);
     }
     discard(first);
@@ -747,6 +777,10 @@ classes_install(loader_state *state)
 
 #define FOR_EACH_CLASS_OBJECT(state, DO)                                                                               \
     DO((state)->classes.object_bases);                                                                                 \
+    DO((state)->classes.dictionary_descriptor);                                                                        \
+    DO((state)->classes.references_descriptor);                                                                        \
+    DO((state)->classes.strings.dict);                                                                                 \
+    DO((state)->classes.strings.weakref);                                                                              \
     DO((state)->classes.plain_mro);                                                                                    \
     DO((state)->classes.strings.module);                                                                               \
     DO((state)->classes.strings.name);                                                                                 \

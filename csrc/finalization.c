@@ -133,7 +133,7 @@ struct scan {
     bool may_be_garbage; /* what could be seen may not be there any more after a collection */
 };
 
-/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.14) frees memory and gives references back, and no more.
+/* Types of CPython, by tp_name, whose tp_dealloc (3.11 to 3.15) frees memory and gives references back, and no more.
    The order is strcmp's. */
 static const char *const silent_types[] = {
     "EncodingMap", "NoDefaultType", "NoneType", "NotImplementedType", "Token.MISSING", "_abc._abc_data",
@@ -147,13 +147,13 @@ static const char *const silent_types[] = {
     "datetime.time", "datetime.timedelta", "datetime.timezone", "datetime.tzinfo", "decimal.Context",
     "decimal.Decimal", "decimal.SignalDictMixin", "dict", "dict_itemiterator", "dict_items", "dict_keyiterator",
     "dict_keys", "dict_valueiterator", "dict_values", "ellipsis", "enumerate", "filter", "float", "frame",
-    "frozenset", "function", "functools.KeyWrapper", "functools._PlaceholderType", "functools._lru_cache_wrapper", "functools._lru_list_elem",
+    "frozendict", "frozenset", "function", "functools.KeyWrapper", "functools._PlaceholderType", "functools._lru_cache_wrapper", "functools._lru_list_elem",
     "functools.partial", "getset_descriptor", "hamt", "hamt_array_node", "hamt_bitmap_node", "hamt_collision_node",
     "instancemethod", "int", "iterator", "itertools.chain", "itertools.count", "itertools.cycle",
-    "itertools.islice", "itertools.product", "itertools.repeat", "itertools.starmap", "list", "list_iterator",
+    "itertools.islice", "itertools.product", "itertools.repeat", "itertools.starmap", "lazy_import", "list", "list_iterator",
     "map", "mappingproxy", "member_descriptor", "method", "method-wrapper", "method_descriptor", "moduledef", "object",
     "operator.attrgetter", "operator.itemgetter", "operator.methodcaller", "property", "range", "range_iterator",
-    "re.Match", "re.Pattern", "reversed", "set", "set_iterator", "slice", "staticmethod", "stderrprinter", "str",
+    "re.Match", "re.Pattern", "reversed", "sentinel", "set", "set_iterator", "slice", "staticmethod", "stderrprinter", "str",
     "str_iterator", "super", "traceback", "tuple", "tuple_iterator", "types.GenericAlias", "types.SimpleNamespace",
     "types.UnionType", "typing.Generic", "typing.ParamSpec", "typing.ParamSpecArgs", "typing.ParamSpecKwargs",
     "typing.TypeAliasType", "typing.TypeVar", "typing.TypeVarTuple", "typing.Union", "typing._idfunc", "unicodedata.UCD",

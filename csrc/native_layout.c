@@ -16,6 +16,9 @@
 #include <internal/pycore_gc.h>
 #include <internal/pycore_interp.h>
 #include <internal/pycore_object.h>
+#if PY_VERSION_HEX >= 0x030f0000
+#include <internal/pycore_opcode_utils.h>
+#endif
 #include <internal/pycore_pymem.h>
 #include <internal/pycore_pystate.h>
 #include <internal/pycore_runtime.h>
@@ -942,9 +945,10 @@ is_watched(PyInterpreterState *interpreter)
 
 #else
 
-/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 to 3.14: watchers of types, functions and code, of
-   which CPython itself has none; of dictionaries, of which it has two; tools of sys.monitoring. */
-#define OWN_DICTIONARY_WATCHERS 2
+/* Include/internal/pycore_interp.h and pycore_dict_state.h, 3.12 to 3.15: watchers of types, functions and code, of
+   which CPython itself has none; of dictionaries, of which it has two, and from 3.15 on a third (of modules, for lazy
+   imports); tools of sys.monitoring. */
+#define OWN_DICTIONARY_WATCHERS (PY_VERSION_HEX < 0x030f0000 ? 2 : 3)
 
 static bool
 is_watched(PyInterpreterState *interpreter)
@@ -1167,7 +1171,7 @@ native_freeze(const struct native_layout *layout)
     }
 }
 
-/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.14, as far as it is looked at. 3.12
+/* Modules/_io/textio.c, textio; bufferedio.c, buffered; fileio.c, fileio: 3.11 to 3.15, as far as it is looked at. 3.12
    and later have one more pointer at the end of some. */
 struct text_stream {
     PyObject_HEAD
@@ -1207,6 +1211,9 @@ struct raw_stream {
     int fd;
     unsigned int created : 1, readable : 1, writable : 1, appending : 1;
     signed int seekable : 2;
+#if PY_VERSION_HEX >= 0x030f0000
+    unsigned int truncate : 1;
+#endif
     unsigned int closefd : 1;
     char finalizing;
     unsigned int blksize;
@@ -1288,10 +1295,14 @@ native_generator_is_finished(PyObject *generator)
 #elif PY_VERSION_HEX < 0x030e0000
 #define START_OF_MARK LOAD_CONST, 1, LOAD_FAST, 0
 #define END_OF_MARK RETURN_CONST, 0
-#else
+#elif PY_VERSION_HEX < 0x030f0000
 #define START_OF_MARK LOAD_CONST, 0, LOAD_FAST_BORROW, 0
 #define END_OF_MARK LOAD_CONST, 1, RETURN_VALUE, 0
+#else /* of constants in general only True; RESUME has a cache */
+#define START_OF_MARK 0, 0, LOAD_COMMON_CONSTANT, CONSTANT_TRUE, LOAD_FAST_BORROW, 0
+#define END_OF_MARK LOAD_COMMON_CONSTANT, CONSTANT_NONE, RETURN_VALUE, 0
 #endif
+#define CONSTANTS_OF_MARK (PY_VERSION_HEX < 0x030f0000 ? 2 : 1)
 
 PyObject *
 native_code_that_marks(PyObject *object)
@@ -1299,7 +1310,7 @@ native_code_that_marks(PyObject *object)
     static const unsigned char mark[] = {RESUME, 0, START_OF_MARK, STORE_ATTR, 0, 0, 0, 0, 0, 0, 0, 0, 0, END_OF_MARK};
     PyCodeObject *code = (PyCodeObject *)object;
     if (code->co_argcount != 2 || code->co_kwonlyargcount != 0 || code->co_nlocalsplus != 2
-        || PyTuple_GET_SIZE(code->co_names) != 1 || PyTuple_GET_SIZE(code->co_consts) != 2
+        || PyTuple_GET_SIZE(code->co_names) != 1 || PyTuple_GET_SIZE(code->co_consts) != CONSTANTS_OF_MARK
         || Py_SIZE(code) * NATIVE_UNIT_BYTES != sizeof(mark)
         || code->co_flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_VARARGS | CO_VARKEYWORDS)) {
         return NULL;

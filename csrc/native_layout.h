@@ -339,6 +339,9 @@ const char *native_layout_check(struct native_layout *layout);
    CLASSES_BUFFER_SLOTS       are __buffer__ and __release_buffer__ special methods (PEP 688)?
    CLASSES_DICTIONARY_CELL    does type_new take __classdictcell__ out of the namespace (PEP 695)?
    CLASSES_KEEP_METHODS       does a slot stay as inherited if the method found is a method descriptor of its function?
+   CLASSES_SHARE_DESCRIPTORS  are __dict__ and __weakref__ of all classes the same two objects, which type_new puts into
+                              the namespace, behind all else of the program's?
+   CLASSES_KEEP_NO_SLOTS      has ht_slots an empty tuple for no members, rather than nothing?
    CLASSES_ALLOCATE_DOCUMENTATION  what type_dealloc frees tp_doc with has this to go with it */
 #if PY_VERSION_HEX < 0x03100000
 #define CLASSES_SUPPORTED 1
@@ -364,6 +367,8 @@ const char *native_layout_check(struct native_layout *layout);
 #endif
 
 #define CLASSES_KEEP_METHODS (PY_VERSION_HEX >= 0x030e0000)
+#define CLASSES_KEEP_NO_SLOTS (PY_VERSION_HEX < 0x030f0000)
+#define CLASSES_SHARE_DESCRIPTORS (PY_VERSION_HEX >= 0x030f0000)
 
 /* Have instances of a type more in them than those of its base (extra_ivars, 3.11; shape_differs)? *known: can it be
    told? */

@@ -115,7 +115,7 @@ struct patterns {
 
 struct class_strings {
     PyObject *module, *name, *qualname, *doc, *new, *init_subclass, *class_getitem, *classcell, *classdictcell, *slots,
-        *set_name, *mro, *hash;
+        *set_name, *mro, *hash, *dict, *weakref;
 };
 
 #define CLASSES_MODELS 64
@@ -149,6 +149,7 @@ struct classes {
     PyHeapTypeObject *object_model; /* owned: a copy of a class whose base is object */
     PyHeapTypeObject *special_model; /* owned: a copy of one that has all special methods */
     PyGetSetDef *dictionary_getset, *references_getset; /* the interpreter's, of classes that add only one of the two */
+    PyObject *dictionary_descriptor, *references_descriptor; /* owned: those of all classes, where classes share them */
     PyCFunction new_wrapper; /* the function behind object.__new__ and its like */
     int model_count;
     struct class_model models[CLASSES_MODELS];
