@@ -290,14 +290,17 @@ is_start_up(void)
     return frozen;
 }
 
-/* Does a name count? `argument` is a struct guarded_namespace. */
-static bool
-name_counts(PyObject *name, void *argument)
+/* What counts of a name? `argument` is a struct guarded_namespace. */
+static enum native_wish
+what_counts(PyObject *name, void *argument)
 {
     const struct guarded_namespace *namespace = argument;
+    if (namespace->is_whole) {
+        return is_left_alone(name) ? NATIVE_KEY_WANTED : NATIVE_ITEM_WANTED;
+    }
     int is_expected = PyDict_Contains(namespace->expected, name);
     PyErr_Clear();
-    return namespace->is_whole ? !is_left_alone(name) : is_expected == 1;
+    return is_expected == 1 ? NATIVE_ITEM_WANTED : NATIVE_NOT_WANTED;
 }
 
 static void
@@ -305,7 +308,7 @@ note_namespace(struct guarded_namespace *namespace)
 {
     namespace->checked_version = native_dictionary_version(namespace->dictionary);
     if (NATIVE_REMEMBERS_PLACES) {
-        native_places_take(&namespace->places, namespace->dictionary, name_counts, namespace);
+        native_places_take(&namespace->places, namespace->dictionary, what_counts, namespace);
     }
 }
 

@@ -884,8 +884,8 @@ module_clear(PyObject *module)
     }
     FOR_EACH_OBJECT(state, Py_CLEAR)
     for (int i = 0; i < GUARDED_NAMESPACES; i++) {
-        free(state->namespaces[i].places.indices);
-        state->namespaces[i].places.indices = NULL;
+        free(state->namespaces[i].places.each);
+        state->namespaces[i].places.each = NULL;
     }
     state->attribute_count = 0;
     finder_clear(state);

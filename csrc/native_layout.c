@@ -1348,54 +1348,58 @@ plain_table(PyObject *dictionary)
 
 bool
 native_places_take(
-    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    struct native_places *places, PyObject *dictionary, enum native_wish (*wish)(PyObject *key, void *argument),
     void *argument)
 {
     const PyDictKeysObject *table = plain_table(dictionary);
     Py_ssize_t count = 0, entries = table == NULL ? 0 : table->dk_nentries;
-    uint32_t *indices = malloc(sizeof(*indices) * (size_t)(entries + 1));
-    for (Py_ssize_t i = 0; indices != NULL && i < entries; i++) {
+    struct native_place *each = malloc(sizeof(*each) * (size_t)(entries + 1));
+    for (Py_ssize_t i = 0; each != NULL && i < entries; i++) {
         const PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES((PyDictKeysObject *)table)[i];
-        if (entry->me_value != NULL && is_wanted(entry->me_key, argument)) {
-            indices[count++] = (uint32_t)i;
+        enum native_wish wanted = entry->me_value == NULL ? NATIVE_NOT_WANTED : wish(entry->me_key, argument);
+        if (wanted != NATIVE_NOT_WANTED) {
+            each[count++] = (struct native_place){(uint32_t)i, wanted == NATIVE_KEY_WANTED};
         }
     }
-    PyObject *items = indices == NULL || table == NULL ? NULL : PyTuple_New(2 * count);
+    PyObject *items = each == NULL || table == NULL ? NULL : PyTuple_New(2 * count);
     if (items == NULL || plain_table(dictionary) != table || table->dk_nentries != entries) {
         PyErr_Clear();
         Py_XDECREF(items);
-        free(indices);
+        free(each);
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        const PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES((PyDictKeysObject *)table)[indices[i]];
+        const PyDictUnicodeEntry *entry = &DK_UNICODE_ENTRIES((PyDictKeysObject *)table)[each[i].index];
         PyTuple_SET_ITEM(items, 2 * i, Py_XNewRef(entry->me_key));
-        PyTuple_SET_ITEM(items, 2 * i + 1, Py_XNewRef(entry->me_value));
+        PyTuple_SET_ITEM(items, 2 * i + 1, Py_XNewRef(each[i].key_only ? Py_None : entry->me_value));
     }
     Py_XSETREF(places->items, items);
-    free(places->indices);
-    places->indices = indices;
+    free(places->each);
+    places->each = each;
     places->table = table;
     places->entries = entries;
     places->table_size = table->dk_log2_size;
     return true;
 }
 
+/* The table may be another one, at the address of one that was freed: the number of items tells of new ones in places
+   that were empty. */
 bool
 native_places_hold(const struct native_places *places, PyObject *dictionary, bool all)
 {
     const PyDictKeysObject *table = plain_table(dictionary);
     if (places->items == NULL || table == NULL || table != places->table || table->dk_log2_size != places->table_size
-        || table->dk_nentries < places->entries || (all && table->dk_nentries != places->entries)) {
+        || table->dk_nentries < places->entries) {
         return false;
     }
     PyObject *const *items = ((PyTupleObject *)places->items)->ob_item;
     const PyDictUnicodeEntry *entries = DK_UNICODE_ENTRIES((PyDictKeysObject *)table);
     Py_ssize_t count = PyTuple_GET_SIZE(places->items) / 2;
-    bool hold = true;
+    bool hold = !all || PyDict_GET_SIZE(dictionary) == count;
     for (Py_ssize_t i = 0; i < count; i++) {
-        const PyDictUnicodeEntry *entry = &entries[places->indices[i]];
-        hold &= (entry->me_key == items[2 * i]) & (entry->me_value == items[2 * i + 1]);
+        const PyDictUnicodeEntry *entry = &entries[places->each[i].index];
+        hold &= entry->me_key == items[2 * i] && entry->me_value != NULL
+                && (entry->me_value == items[2 * i + 1] || places->each[i].key_only);
     }
     return hold;
 }
@@ -1404,10 +1408,10 @@ native_places_hold(const struct native_places *places, PyObject *dictionary, boo
 
 bool
 native_places_take(
-    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    struct native_places *places, PyObject *dictionary, enum native_wish (*wish)(PyObject *key, void *argument),
     void *argument)
 {
-    (void)places, (void)dictionary, (void)is_wanted, (void)argument;
+    (void)places, (void)dictionary, (void)wish, (void)argument;
     return false;
 }
 

@@ -541,19 +541,24 @@ native_dictionary_version(PyObject *dictionary)
 
 struct native_places {
     PyObject *items; /* owned: tuple of keys and values in turn; NULL: nothing is known */
-    uint32_t *indices; /* owned; of the items, in the table */
+    struct native_place {
+        uint32_t index; /* in the table */
+        bool key_only; /* whatever its value is */
+    } *each; /* owned */
     const void *table;
-    Py_ssize_t entries; /* of the table */
+    Py_ssize_t entries; /* of the table, used or empty */
     uint8_t table_size; /* its logarithm */
 };
 
-/* Takes note of the items of a dictionary whose keys are wanted. False: its table is of another kind, or there is no
+enum native_wish { NATIVE_NOT_WANTED, NATIVE_KEY_WANTED, NATIVE_ITEM_WANTED };
+
+/* Takes note of the items of a dictionary that are wanted. False: its table is of another kind, or there is no
    memory; nothing is known then. Leaves no exception. */
 bool native_places_take(
-    struct native_places *places, PyObject *dictionary, bool (*is_wanted)(PyObject *key, void *argument),
+    struct native_places *places, PyObject *dictionary, enum native_wish (*wish)(PyObject *key, void *argument),
     void *argument);
 
-/* Are they where they were? And, if `all`, was nothing added? */
+/* Are they where they were? And, if `all`, is nothing else there? */
 bool native_places_hold(const struct native_places *places, PyObject *dictionary, bool all);
 
 /* ---- source texts (sources.h), native encoding or not ----

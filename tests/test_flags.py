@@ -282,7 +282,7 @@ def test_module_option(user: User, own_program: Path) -> None:
         own_program.parent,
         {
             "pack/__init__.py": "VALUE = 1\n",
-            "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, __cached__, pack.VALUE, sys.argv)\nlib.m.function(0)\n",
+            "pack/__main__.py": "import sys, lib.m, pack\nprint(__name__, __spec__.name, __file__, globals().get('__cached__'), pack.VALUE, sys.argv)\nlib.m.function(0)\n",
         },
     )
     age(own_program.parent)

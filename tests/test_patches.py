@@ -174,7 +174,7 @@ PROGRAMS = {
         import importlib._bootstrap_external as external
         external.cache_from_source = lambda path, *a, **k: '/nonexistent/own.pyc'
         import alpha
-        print(alpha.__cached__)
+        print(getattr(alpha, '__cached__', None), alpha.__spec__.cached)
     """,
     "no cache tag": """
         sys.implementation.cache_tag = None
@@ -336,7 +336,32 @@ PROGRAMS = {
         for module in "alpha", "pack", "pack.sub":
             sys.modules.pop(module, None)
         import alpha
-        print(alpha.X, alpha.__cached__ is not None)
+        print(alpha.X, getattr(alpha, '__cached__', 1) is not None)
+    """,
+    "importlib's namespace is made anew, and has one name more": """
+        import decimal, argparse, importlib
+        external = importlib._bootstrap_external
+        names, calls = vars(external), 0
+        def told(*arguments):
+            global calls
+            calls += 1
+            return max(*arguments)
+        for times in range(4):
+            for module in "alpha", "beta", "pack", "pack.sub":
+                sys.modules.pop(module, None)
+            names['added'] = 1
+            import alpha
+            del names['added']
+            import beta
+            for _ in range(times):
+                kept = dict(names)
+                names.clear()
+                names.update(kept)
+            external.max = told
+            from pack import sub
+            del external.max
+            print(calls > 0)
+            calls = 0
     """,
     "which modules may be imported is decided by __import__": """
         from unittest import mock
@@ -354,7 +379,7 @@ PROGRAMS = {
         importlib._bootstrap_external._PYCACHE = "elsewhere"
         sys.dont_write_bytecode = True
         import alpha
-        print(alpha.__cached__)
+        print(getattr(alpha, '__cached__', None), alpha.__spec__.cached)
     """,
     "a missing module's error": """
         import traceback

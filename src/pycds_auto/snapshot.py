@@ -59,9 +59,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
             self.bytecode = data
         return data
 
-    def source_to_code(self, data, path, *, _optimize=-1):
+    def source_to_code(self, *arguments, **keywords):  # from 3.15 on with the module's name
         self.bytecode = None  # it was no good
-        return super().source_to_code(data, path, _optimize=_optimize)
+        return super().source_to_code(*arguments, **keywords)
 
     def set_data(self, path: str, data: bytes, *, _mode: int = 0o666) -> None:
         pass
