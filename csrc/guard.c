@@ -38,6 +38,9 @@ static const struct {
     {GUARDED_SOURCE_FILE_LOADER, "get_filename", false},
     {GUARDED_SOURCE_FILE_LOADER, "get_data", false},
     {GUARDED_SOURCE_FILE_LOADER, "source_to_code", false},
+    {GUARDED_SOURCE_FILE_LOADER, "__setattr__", false},
+    {GUARDED_FILE_LOADER, "__setattr__", false},
+    {GUARDED_SOURCE_LOADER, "__setattr__", false},
 };
 _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUARDED_ATTRIBUTES is too small");
 
@@ -312,11 +315,75 @@ note_namespace(struct guarded_namespace *namespace)
     }
 }
 
+/* What lies behind importlib's locks and specs; not all of it is there in each version. */
+static const char *const helper_names[] = {
+    "ModuleSpec", "_ModuleLock", "_BlockingOnManager", "_ImportLockContext", "_List", "_WeakValueDictionary"};
+_Static_assert(sizeof(helper_names) / sizeof(helper_names[0]) == GUARDED_HELPERS, "one struct guarded_helper for each");
+
+/* The tag of a class; a look-up gives it one if it has none. */
+static unsigned int
+tag_of(PyTypeObject *type)
+{
+    if (type->tp_version_tag == 0) {
+        PyObject *looked_up = PyObject_GetAttrString((PyObject *)type, "__doc__");
+        Py_XDECREF(looked_up);
+        PyErr_Clear();
+    }
+    return type->tp_version_tag;
+}
+
+/* RET_ERROR with an exception, or without one: a class isn't the interpreter's own. */
+static int
+take_helpers(loader_state *state)
+{
+    PyObject *bootstrap = state->namespaces[0].dictionary;
+    for (int i = 0; i < GUARDED_HELPERS; i++) {
+        struct guarded_helper *helper = &state->helpers[i];
+        PyObject *type = PyDict_GetItemString(bootstrap, helper_names[i]), *name, *value;
+        if (type == NULL) {
+            continue;
+        }
+        if (!PyType_Check(type) || (helper->expected = PyDict_Copy(dictionary_of((PyTypeObject *)type))) == NULL) {
+            return RET_ERROR;
+        }
+        helper->type = (PyTypeObject *)Py_NewRef(type);
+        for (Py_ssize_t at = 0; PyDict_Next(helper->expected, &at, &name, &value);) {
+            if (!PyUnicode_CheckExact(name) || (PyFunction_Check(value) && !is_own(type, value))) {
+                return RET_ERROR;
+            }
+        }
+        helper->checked_tag = tag_of(helper->type);
+    }
+    return RET_OK;
+}
+
+/* Has a class the attributes that it had? */
+static bool
+helper_is_same(struct guarded_helper *helper)
+{
+    if (helper->type == NULL || (helper->checked_tag != 0 && helper->type->tp_version_tag == helper->checked_tag)) {
+        return true;
+    }
+    PyObject *now = dictionary_of(helper->type), *name, *value;
+    if (PyDict_GET_SIZE(now) != PyDict_GET_SIZE(helper->expected)) {
+        return false;
+    }
+    for (Py_ssize_t at = 0; PyDict_Next(now, &at, &name, &value);) {
+        if (!PyUnicode_CheckExact(name) || PyDict_GetItemWithError(helper->expected, name) != value) {
+            PyErr_Clear();
+            return false;
+        }
+    }
+    helper->checked_tag = tag_of(helper->type);
+    return true;
+}
+
 /* Not before a program's first look-up: an empty run is to stay one. RET_ERROR, without an exception: something isn't
    the interpreter's own, or there is no memory, and the session says so. */
 static int
 take_namespaces(loader_state *state)
 {
+    static const char patched[] = "what importlib calls was patched before the first import";
     state->versions_tell_changes = versions_tell_changes();
     for (int i = 0; i < GUARDED_NAMESPACES; i++) {
         PyObject *module = loaded_module(namespaces[i].module);
@@ -324,12 +391,16 @@ take_namespaces(loader_state *state)
         int result = is_module ? take_namespace(&state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
         Py_XDECREF(module);
         if (result != RET_OK) {
-            const char *patched = "what importlib calls was patched before the first import";
             session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : patched);
             PyErr_Clear();
             return RET_ERROR;
         }
         note_namespace(&state->namespaces[i]);
+    }
+    if (take_helpers(state) != RET_OK) {
+        session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : patched);
+        PyErr_Clear();
+        return RET_ERROR;
     }
     return RET_OK;
 }
@@ -479,6 +550,11 @@ importlib_is_untouched(loader_state *state)
                 return false;
             }
             note_namespace(namespace);
+        }
+    }
+    for (int i = 0; i < GUARDED_HELPERS && state->namespaces_are == NAMESPACES_KNOWN; i++) {
+        if (!helper_is_same(&state->helpers[i])) {
+            return false;
         }
     }
     bool same_tags = true;

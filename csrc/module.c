@@ -846,6 +846,10 @@ static PyMethodDef methods[] = {
         DO((state)->namespaces[i_].expected);                                                                          \
         DO((state)->namespaces[i_].places.items);                                                                      \
     }                                                                                                                  \
+    for (int i_ = 0; i_ < GUARDED_HELPERS; i_++) {                                                                     \
+        DO((state)->helpers[i_].type);                                                                                 \
+        DO((state)->helpers[i_].expected);                                                                             \
+    }                                                                                                                  \
     for (int i_ = 0; i_ < GUARDED_TYPES; i_++) {                                                                       \
         DO((state)->guarded[i_].type);                                                                                 \
     }                                                                                                                  \

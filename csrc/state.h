@@ -35,7 +35,15 @@ enum guarded_index {
     GUARDED_TYPES,
 };
 
-#define GUARDED_ATTRIBUTES 24
+#define GUARDED_ATTRIBUTES 28
+
+/* A class of importlib._bootstrap's that our shortcuts do without, and its attributes at a program's first look-up. */
+#define GUARDED_HELPERS 6
+struct guarded_helper {
+    PyTypeObject *type; /* owned; NULL: this version has none */
+    PyObject *expected; /* owned dict */
+    unsigned int checked_tag; /* 0: to be checked */
+};
 
 /* What an attribute of a guarded class was at activation; NULL: it was not there. */
 struct guarded_attribute {
@@ -213,6 +221,7 @@ typedef struct {
     struct guarded_attribute attributes[GUARDED_ATTRIBUTES];
     size_t attribute_count;
     struct guarded_namespace namespaces[GUARDED_NAMESPACES];
+    struct guarded_helper helpers[GUARDED_HELPERS];
     enum { NAMESPACES_DUE, NAMESPACES_KNOWN, NAMESPACES_FOREIGN } namespaces_are;
     bool versions_tell_changes; /* dictionaries have versions */
     struct interned strings;

@@ -338,6 +338,32 @@ PROGRAMS = {
         import alpha
         print(alpha.X, getattr(alpha, '__cached__', 1) is not None)
     """,
+    "classes behind importlib tell of calls": """
+        import decimal, argparse, importlib
+        external, bootstrap = importlib._bootstrap_external, importlib._bootstrap
+        functions = [(bootstrap, "_ModuleLock", "acquire"), (bootstrap, "_ModuleLock", "release"), (bootstrap, "ModuleSpec", "__init__"),
+                     (bootstrap, "_BlockingOnManager", "__enter__"), (bootstrap, "_ImportLockContext", "__enter__")]
+        added = [(bootstrap, "ModuleSpec", "__setattr__", object.__setattr__), (external, "SourceFileLoader", "__setattr__", object.__setattr__),
+                 (bootstrap, "ModuleSpec", "__getattribute__", object.__getattribute__)]
+        for owner, kind, name, *plain in functions + added:
+            kind, calls = getattr(owner, kind, None), []
+            if kind is None or not (plain or name in vars(kind)): continue
+            def told(*arguments, calls=calls, plain=plain[0] if plain else getattr(kind, name), **keywords):
+                calls.append(len(arguments))
+                return plain(*arguments, **keywords)
+            for module in "alpha", "pack", "pack.sub":
+                sys.modules.pop(module, None)
+            setattr(kind, name, told)
+            import alpha
+            from pack import sub
+            (delattr(kind, name) if plain else setattr(kind, name, told.__kwdefaults__ and told.__kwdefaults__["plain"] or told.__defaults__[1]))
+            # each finder in the loop over sys.meta_path is one turn more
+            print(kind.__name__, name, len(calls) if "Lock" in kind.__name__ and "Import" not in kind.__name__ else len(calls) > 8)
+        for module in "alpha", "pack", "pack.sub":
+            sys.modules.pop(module, None)
+        import alpha
+        print(alpha.X)
+    """,
     "importlib's namespace is made anew, and has one name more": """
         import decimal, argparse, importlib
         external = importlib._bootstrap_external
