@@ -355,6 +355,7 @@ activate(PyObject *module, loader_state *state)
     }
     rebuilder_arm(session);
     state->session_is_armed = true;
+    patterns_prepare(state);
     sources_install(state);
     return RET_OK;
 declined:

@@ -389,6 +389,14 @@ take_package(loader_state *state)
 }
 
 void
+patterns_prepare(loader_state *state)
+{
+    PyObject *modules = PySys_GetObject("modules");
+    state->patterns.tried =
+        modules != NULL && PyDict_CheckExact(modules) && PyDict_GetItemString(modules, package[0]) != NULL;
+}
+
+void
 patterns_install(loader_state *state)
 {
     struct patterns *all = &state->patterns;

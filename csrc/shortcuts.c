@@ -44,10 +44,14 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     static char *names[] = {"name", NULL};
     PyObject *name;
     loader_state *state = PyType_GetModuleState(type);
-    if (state != NULL && state->shortcuts.installed && (import_is_observed(state) || !importlib_is_untouched(state))) {
+    bool installed = state != NULL && state->shortcuts.installed; /* else a program has kept it, and put it there again */
+    if (state != NULL && state->shortcuts.plain_manager != NULL
+        && (!installed || import_is_observed(state) || !importlib_is_untouched(state))) {
         /* the first of an import's steps: the others will find what they replaced, too */
-        step_aside(state);
-        patterns_step_aside(state);
+        if (installed) {
+            step_aside(state);
+            patterns_step_aside(state);
+        }
         leave_call();
         PyObject *result = PyObject_Call(state->shortcuts.plain_manager, arguments, keywords);
         if (!enter_call()) {

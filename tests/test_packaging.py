@@ -161,6 +161,8 @@ def test_editable_install(own_venv: Venv, owner: User, tmp_path: Path) -> None:
 
 def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel: Path) -> None:
     """As after an uninstall by hand, or in a layer that lost the package."""
+    if owner.run("-c", "import sys; print(sys.version_info >= (3, 15))").stdout == "True\n":
+        pytest.skip("site says of a .start file that its package can't be imported (PEP 829)")
     start = snapshot(owner)
     with zipfile.ZipFile(wheel) as archive:
         for name in ("pycds_auto.pth", "pycds_auto.start"):

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from pycds_auto import patterns, spool
-from support import User, age, end_all_with, same, write
+from support import User, age, end_all_with, run, same, write
 
 # What an import compiles: of every kind, and such that each construct of the parser and the compiler has its turn.
 LIBRARY = {
@@ -192,6 +192,38 @@ atexit.register(count)
 
 def program(text: str) -> str:
     return COUNT + "import re\n" + TOLD + textwrap.dedent(text)
+
+
+@pytest.fixture(scope="module")
+def re_comes_first(venv) -> bool:
+    """Since 3.15 site imports `re` for .start files, before ours: patterns take no part."""
+    return run(venv.python, "-c", "import sys; print(sys.version_info >= (3, 15))", env={}).stdout == "True\n"
+
+
+@pytest.fixture(autouse=True)
+def patterns_take_part(request, re_comes_first) -> None:
+    if re_comes_first and request.function is not test_nothing_is_recorded_for_nothing:
+        pytest.skip("site imports re before pycds-auto is activated")
+
+
+def test_nothing_is_recorded_for_nothing(user: User, venv, tmp_path) -> None:
+    """Where `re` is there before us, patterns can't be served, so they aren't asked for again and again."""
+    write(tmp_path, {"code/many.py": "import re, textwrap\nPATTERN = re.compile('of(many)*more')\n"})
+    age(tmp_path / "code")
+    def kinds() -> set[str]:
+        return {miss.kind for miss in spool.read(str(user.folder()))}
+
+    first = venv.packages / "aaa.pth"
+    first.write_text("import re\n")
+    try:
+        user.extra["PYTHONPATH"] = str(tmp_path / "code")
+        user.run("-c", "import many")
+        assert kinds() >= {spool.MODULE} and not kinds() & {spool.PATTERN, spool.DOUBTFUL}
+        user.build()
+        assert user.run("-c", "import many, sys; print(sys.modules['pycds_auto._loader'].stats()['misses'])").stdout == "0\n"
+        assert not kinds() & {spool.PATTERN, spool.DOUBTFUL}
+    finally:
+        first.unlink()
 
 
 @pytest.fixture(scope="module")

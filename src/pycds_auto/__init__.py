@@ -35,8 +35,24 @@ def _what_is_missing() -> str | None:
     return None
 
 
-_missing = None if "pycds_auto._loader" in sys.modules else _what_is_missing()
-if _missing is None:
+# For pycds_auto.start, which imports this (3.15 on): the .pth file asks the same before it loads the extension.
+_left_out = os.environ.get("PYCDS_DISABLE", "") not in ("", "0") and "pycds_auto._loader" not in sys.modules
+_missing = None if _left_out or "pycds_auto._loader" in sys.modules else _what_is_missing()
+if _left_out:
+
+    def activate() -> bool:
+        """PYCDS_DISABLE is set: the extension isn't even loaded."""
+        return False
+
+    def __getattr__(name: str) -> object:
+        if name in ("_loader", "stats"):
+            import importlib
+
+            loader = importlib.import_module("pycds_auto._loader")
+            return loader if name == "_loader" else loader.stats
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+elif _missing is None:
     try:
         from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
 
