@@ -268,8 +268,8 @@ attributes_of(PyTypeObject *type)
 
 /* ---- models ---- */
 
-/* What subclasses of a type that no class statement made are like; NULL: not known yet. It is good as long as the type has
-   the version tag that it had: every change (PyType_Modified) gives it another one, as does its end. */
+/* What subclasses of a type that no class statement made are like; NULL: not known yet. It is good as long as the type
+   has the version tag that it had: every change (PyType_Modified) gives it another one, as does its end. */
 static const PyHeapTypeObject *
 model_of(const struct classes *all, const PyTypeObject *base)
 {
@@ -612,8 +612,8 @@ has_same_signature(const struct wrapperbase *made_for, size_t index)
            || strcmp(made_for->name, "__iadd__") == 0;
 }
 
-/* Is a method in C, which is no slot wrapper, the very function that the class has inherited in this slot? Then that stays
-   (3.14: gh-132284, update_one_slot). */
+/* Is a method in C, which is no slot wrapper, the very function that the class has inherited in this slot? Then that
+   stays (3.14: gh-132284, update_one_slot). */
 static bool
 is_inherited_function(PyObject *method, void *const *slot)
 {

@@ -808,8 +808,8 @@ bring_finders_up_to_date(loader_state *state)
 
 /* ---- find_spec ---- */
 
-/* Do we stand directly before PathFinder, for a module of this name? A finder that a program put between is asked in its
-   turn, unless it would only ask PathFinder. */
+/* Do we stand directly before PathFinder, for a module of this name? A finder that a program put between is asked in
+   its turn, unless it would only ask PathFinder. */
 static bool
 stands_before_path_finder(loader_state *state, PyObject *self, PyObject *name)
 {

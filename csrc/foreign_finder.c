@@ -15,9 +15,9 @@ enum finder_kind {
     FINDER_OF_AWSCLI, /* awscli.TopLevelImportAliasFinder */
 };
 
-/* Fingerprints of their code objects (take_fingerprint), of 3.11 to 3.15: the bytecode of a minor release doesn't change
-   (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of. In 3.15
-   only what stands behind our finder is asked for. */
+/* Fingerprints of their code objects (take_fingerprint), of 3.11 to 3.15: the bytecode of a minor release doesn't
+   change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of.
+   In 3.15 only what stands behind our finder is asked for. */
 static const struct {
     enum finder_kind kind;
     uint64_t fingerprints[5];

@@ -220,8 +220,8 @@ structures_are_known(void)
 #endif
 }
 
-/* Are bytes of one character that marshal reads the interpreter's own objects (Python/marshal.c, r_object, TYPE_STRING)?
-   Asked for the releases in which that changed. */
+/* Are bytes of one character that marshal reads the interpreter's own objects (Python/marshal.c, r_object,
+   TYPE_STRING)? Asked for the releases in which that changed. */
 static bool
 single_bytes_by_marshal(void)
 {
@@ -238,10 +238,10 @@ single_bytes_by_marshal(void)
 #endif
 }
 
-/* ---- automatic collections, 3.11 to 3.14 ----
+/* ---- automatic collections, 3.11 to 3.15 ----
 
-   3.14 began with another collector than it went on with, from 3.14.5 on (gh-142516): the one of 3.13, in a structure of
-   the same size. */
+   3.14 began with another collector than it went on with, from 3.14.5 on (gh-142516): the one of 3.13, in a structure
+   of the same size. */
 #if PY_VERSION_HEX < 0x030e0000 || (PY_VERSION_HEX >= 0x030e05f0 && PY_VERSION_HEX < 0x03100000)
 
 /* Has the running interpreter that collector? */
@@ -868,8 +868,8 @@ c_recursion_is_near(PyThreadState *thread)
 
 #else
 
-/* Include/internal/pycore_ceval.h, _Py_MakeRecCheck: the stack itself is the limit. A call of the interpreter's loop takes
-   less than 1 KB of it, in debug builds 4 KB. */
+/* Include/internal/pycore_ceval.h, _Py_MakeRecCheck: the stack itself is the limit. A call of the interpreter's loop
+   takes less than 1 KB of it, in debug builds 4 KB. */
 static bool
 c_recursion_is_near(PyThreadState *thread)
 {
@@ -1149,8 +1149,8 @@ native_dictionary_values(PyObject *object, struct native_values *values)
     }
 }
 
-/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13, 3.14). The two low bits of _gc_prev
-   are flags. */
+/* As Modules/gcmodule.c, gc_freeze_impl (3.11, 3.12) and Python/gc.c, _PyGC_Freeze (3.13, 3.14). The two low bits of
+   _gc_prev are flags. */
 void
 native_freeze(const struct native_layout *layout)
 {

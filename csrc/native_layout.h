@@ -29,8 +29,8 @@
 #endif
 
 /* Are re, the collector and the ways in which exec, eval and compile treat a text the ones that patterns.c, postponed
-   collections and sources.c follow? And is importlib the one that shortcuts.c follows (3.15: it isn't)? Without, there are
-   the archive and the finder. */
+   collections and sources.c follow? And is importlib the one that shortcuts.c follows (3.15: it isn't)? Without,
+   there are the archive and the finder. */
 #define ACCELERATIONS_SUPPORTED (NATIVE_SUPPORTED || PY_VERSION_HEX < 0x030f0000)
 #define SHORTCUTS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
 
@@ -168,13 +168,14 @@ native_set_tuple_size(PyTupleObject *tuple, Py_ssize_t size)
     ((PyVarObject *)tuple)->ob_size = size;
 }
 
-/* 3.14, 3.15: Include/refcount.h. LOAD_CONST becomes LOAD_CONST_IMMORTAL or LOAD_CONST_MORTAL (Python/bytecodes.c), which
-   dis.dis(adaptive=True) shows. So constants that marshal makes are not the interpreter's immortal objects here either:
-   their count, of 32 bits, is one that no program brings to zero. Beyond 2**31 it would make them immortal. Interned
-   strings that marshal reads are, with flags beside the count in the same word, as in Objects/object.c,
-   _Py_SetImmortalUntracked. Other strings may become interned (sys.intern) and immortal (marshal) later; of these the
-   interpreter frees at its end all but those that are statically allocated (unicode_dealloc), which is all that depends
-   on that flag of a string. Tuples cache their hash (Include/cpython/tupleobject.h, ob_hash). */
+/* 3.14, 3.15: Include/refcount.h. LOAD_CONST becomes LOAD_CONST_IMMORTAL or LOAD_CONST_MORTAL (Python/bytecodes.c),
+   which dis.dis(adaptive=True) shows. So constants that marshal makes are not the interpreter's immortal objects
+   here either: their count, of 32 bits, is one that no program brings to zero. Beyond 2**31 it would make them
+   immortal. Interned strings that marshal reads are, with flags beside the count in the same word, as in
+   Objects/object.c, _Py_SetImmortalUntracked. Other strings may become interned (sys.intern) and immortal (marshal)
+   later; of these the interpreter frees at its end all but those that are statically allocated (unicode_dealloc),
+   which is all that depends on that flag of a string. Tuples cache their hash (Include/cpython/tupleobject.h,
+   ob_hash). */
 #else
 
 #define NATIVE_REFCOUNT ((PY_UINT32_T)1 << 30)
@@ -398,7 +399,8 @@ native_optional_attribute(PyObject *object, PyObject *name, PyObject **value)
 #endif
 }
 
-/* Are all keys of a dictionary exact strings? Then looking one up runs nothing of the program's. Quick in nearly all cases. */
+/* Are all keys of a dictionary exact strings? Then looking one up runs nothing of the program's. Quick in nearly all
+   cases. */
 bool native_has_plain_keys(PyObject *dictionary);
 
 /* Has a tool of sys.monitoring asked for events of this code object? Or of all: then it has been run since. */

@@ -44,7 +44,7 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     static char *names[] = {"name", NULL};
     PyObject *name;
     loader_state *state = PyType_GetModuleState(type);
-    bool installed = state != NULL && state->shortcuts.installed; /* else a program has kept it, and put it there again */
+    bool installed = state != NULL && state->shortcuts.installed; /* else a program had kept it, and put it back */
     if (state != NULL && state->shortcuts.plain_manager != NULL
         && (!installed || import_is_observed(state) || !importlib_is_untouched(state))) {
         /* the first of an import's steps: the others will find what they replaced, too */

@@ -130,7 +130,8 @@ put_name(PyObject **slot, PyObject *names)
 }
 
 /* The compiler makes the kinds of local variables anew (Python/assemble.c, makecode, PyBytes_FromStringAndSize(NULL,
-   size)); a single one that marshal reads is the interpreter's own object, from 3.14 on. marshal.dumps tells them apart. */
+   size)); a single one that marshal reads is the interpreter's own object, from 3.14 on. marshal.dumps tells them
+   apart. */
 static void
 put_own_kinds(PyCodeObject *code)
 {

@@ -210,6 +210,7 @@ def test_nothing_is_recorded_for_nothing(user: User, venv, tmp_path) -> None:
     """Where `re` is there before us, patterns can't be served, so they aren't asked for again and again."""
     write(tmp_path, {"code/many.py": "import re, textwrap\nPATTERN = re.compile('of(many)*more')\n"})
     age(tmp_path / "code")
+
     def kinds() -> set[str]:
         return {miss.kind for miss in spool.read(str(user.folder()))}
 
@@ -220,7 +221,10 @@ def test_nothing_is_recorded_for_nothing(user: User, venv, tmp_path) -> None:
         user.run("-c", "import many")
         assert kinds() >= {spool.MODULE} and not kinds() & {spool.PATTERN, spool.DOUBTFUL}
         user.build()
-        assert user.run("-c", "import many, sys; print(sys.modules['pycds_auto._loader'].stats()['misses'])").stdout == "0\n"
+        assert (
+            user.run("-c", "import many, sys; print(sys.modules['pycds_auto._loader'].stats()['misses'])").stdout
+            == "0\n"
+        )
         assert not kinds() & {spool.PATTERN, spool.DOUBTFUL}
     finally:
         first.unlink()

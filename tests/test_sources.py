@@ -400,11 +400,17 @@ def primed(venv, tmp_path_factory) -> User:
     return user
 
 
+def at_least(user: User, version: str) -> bool:
+    return user.run("-c", f"import sys; print(sys.version_info >= {version})", plain=True).stdout == "True\n"
+
+
 @pytest.mark.parametrize(
     "name, seed", [(name, seed) for name in PROGRAMS for seed in "01"] + [("sets", "2"), ("sets", "3")]
 )
 def test_program(primed: User, tmp_path, name: str, seed: str) -> None:
     text, least = PROGRAMS[name]
+    if name == "a program replaces exec" and at_least(primed, "(3, 15)"):
+        least = 0  # no module was looked up before: what the program imports first is there since site's .start files
     script = tmp_path / "program.py"
     script.write_text(program(text))
     env = {"PYTHONHASHSEED": seed}
@@ -425,8 +431,8 @@ def test_the_mark_of_an_interrupt(primed: User, tmp_path, texts: list[str]) -> N
     script.write_text("import lib.interrupted\n")
     plain = primed.run(script, *texts, plain=True, code=None, quiet=False)
     same(primed.run(script, *texts, readonly=True, code=None, quiet=False), plain)
-    caught = primed.run("-c", "import sys; print(sys.version_info >= (3, 14))", plain=True).stdout == "True\n"
-    assert plain.returncode == (-signal.SIGINT if texts[-1] != "pass" and not caught else 0)  # 3.14 knows that it was
+    is_forgotten = texts[-1] == "pass" or at_least(primed, "(3, 14)")  # 3.14 forgets it if it is caught
+    assert plain.returncode == (0 if is_forgotten else -signal.SIGINT)
 
 
 @pytest.mark.parametrize(
