@@ -238,13 +238,10 @@ single_bytes_by_marshal(void)
 #endif
 }
 
-/* ---- automatic collections, 3.11 to 3.15 ----
+/* ---- automatic collections, 3.11 to 3.15 ---- */
+#if NATIVE_KNOWS_COLLECTOR
 
-   3.14 began with another collector than it went on with, from 3.14.5 on (gh-142516): the one of 3.13, in a structure
-   of the same size. */
-#if PY_VERSION_HEX < 0x030e0000 || (PY_VERSION_HEX >= 0x030e05f0 && PY_VERSION_HEX < 0x03100000)
-
-/* Has the running interpreter that collector? */
+/* Has the running interpreter the collector that it was compiled for? */
 static inline bool
 collector_has_generations(void)
 {
@@ -930,7 +927,7 @@ native_can_tell_observers(void)
 
 #endif
 
-/* ---- the end of the process: 3.11 to 3.14 ---- */
+/* ---- the end of the process: 3.11 to 3.15 ---- */
 #if NATIVE_KNOWS_FINALIZATION
 
 /* Is anything told of what becomes of objects? */

@@ -34,6 +34,11 @@
 #define ACCELERATIONS_SUPPORTED (NATIVE_SUPPORTED || PY_VERSION_HEX < 0x030f0000)
 #define SHORTCUTS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
 
+/* Has the collector generations? 3.14 began with another one than it went on with, from 3.14.5 on (gh-142516): that of
+   3.13, in a structure of the same size. */
+#define NATIVE_KNOWS_COLLECTOR                                                                                         \
+    (NATIVE_SUPPORTED && (PY_VERSION_HEX < 0x030e0000 || PY_VERSION_HEX >= 0x030e05f0))
+
 /* foreign_finder.c: has it fingerprints of code objects of this release, and in which place? */
 #if NATIVE_SUPPORTED
 #define FOREIGN_FINDERS_KNOWN 1
@@ -425,8 +430,8 @@ bool native_can_tell_observers(void);
    fields. */
 bool native_is_observed(void);
 
-/* ---- the end of the process (finalization.h): 3.11 to 3.14 ---- */
-#if PY_VERSION_HEX < 0x03100000
+/* ---- the end of the process (finalization.h): 3.11 to 3.15 ---- */
+#if NATIVE_KNOWS_COLLECTOR
 #define NATIVE_KNOWS_FINALIZATION 1
 
 /* Is an object of a type that takes part in garbage collection in one of the collector's lists (PyObject_GC_IsTracked)?
