@@ -25,6 +25,7 @@ def test_statement(finder: Finder, statement: str) -> None:
     assert found.hits > found.modules / 3
 
 
+@pytest.mark.one_interpreter
 def test_it_sees_differences(finder: Finder) -> None:
     """What is different only with it: the value of PYCDS_DISABLE."""
     told = finder.compare("import json, os; json.mode = int(os.environ['PYCDS_DISABLE']) and 'plain'; print(json.mode)")
