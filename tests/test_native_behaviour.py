@@ -384,6 +384,7 @@ def replace_extension(python: Path, *macros: str) -> None:
 
 
 @pytest.mark.one_interpreter
+@pytest.mark.one_interpreter
 def test_marshal_only_build_and_back(interpreter: Path, tmp_path: Path) -> None:
     """An interpreter whose layout a release doesn't know uses marshal; installations that follow each other in one
     environment replace each other's images, and nothing breaks in between."""
