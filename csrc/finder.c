@@ -222,10 +222,9 @@ source_spec(
     PyObject *origin = PyUnicode_DecodeUTF8(path, builder.at - path, "strict");
     PyObject *type = archived ? loader_type(state) : state->source_file_loader;
     PyObject *loader = origin == NULL || type == NULL ? NULL : make_loader(state, type, search->full_name, origin);
-    /* up to 3.14 it is made with the module's __cached__, and then only when somebody asks for it */
-    PyObject *cached = loader == NULL                   ? NULL
-                       : PY_VERSION_HEX < 0x030f0000 ? cached_path(state, folder, folder_bytes, stem, stem_bytes)
-                                                     : Py_NewRef(Py_None);
+    PyObject *cached = loader == NULL             ? NULL
+                       : NATIVE_SPECS_GET_CACHED ? cached_path(state, folder, folder_bytes, stem, stem_bytes)
+                                                 : Py_NewRef(Py_None);
     PyObject *locations = cached == NULL ? NULL
                           : is_package   ? Py_BuildValue("[s#]", folder, (Py_ssize_t)folder_bytes)
                                          : Py_NewRef(Py_None);

@@ -688,6 +688,17 @@ loader_source_code(PyObject *module, PyObject *payload)
 }
 
 PyDoc_STRVAR(
+    source_set_copies_doc, "source_set_copies($module, /)\n--\n\nHow often the compiler makes a constant set anew at "
+    "most (csrc/sources.c).");
+
+static PyObject *
+loader_source_set_copies(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromLong(NATIVE_SET_COPIES);
+}
+
+PyDoc_STRVAR(
     checksum_doc, "checksum($module, data, /)\n--\n\nThe image's 64-bit checksum of a bytes-like object (checksum.h).");
 
 static PyObject *
@@ -783,6 +794,7 @@ static PyMethodDef methods[] = {
     {"state", loader_state_report, METH_NOARGS, state_doc},
     {"stop_recording", loader_stop_recording, METH_NOARGS, stop_recording_doc},
     {"source_code", loader_source_code, METH_O, source_code_doc},
+    {"source_set_copies", loader_source_set_copies, METH_NOARGS, source_set_copies_doc},
     {"inspect_image", loader_inspect_image, METH_VARARGS, inspect_image_doc},
     {"end_with_parent", loader_end_with_parent, METH_O, end_with_parent_doc},
     {"checksum", loader_checksum, METH_O, checksum_doc},

@@ -1518,6 +1518,30 @@ forget_interned(PyObject *text)
 
 #endif
 
+#if PY_VERSION_HEX < 0x030e0000
+
+void
+native_layout_own_kinds(PyObject *code)
+{
+    (void)code;
+}
+
+#else
+
+void
+native_layout_own_kinds(PyObject *object)
+{
+    PyCodeObject *code = (PyCodeObject *)object;
+    PyObject *own = PyBytes_GET_SIZE(code->co_localspluskinds) == 1 ? PyBytes_FromStringAndSize(NULL, 1) : NULL;
+    PyErr_Clear();
+    if (own != NULL) {
+        *PyBytes_AS_STRING(own) = *PyBytes_AS_STRING(code->co_localspluskinds);
+        Py_SETREF(code->co_localspluskinds, own);
+    }
+}
+
+#endif
+
 PyObject *
 native_layout_known_string(PyObject *text)
 {

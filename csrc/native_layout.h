@@ -337,7 +337,7 @@ void native_layout_postpone_collection(const struct native_layout *layout);
    (static text). Cheap: a few objects are made. Never raises. */
 const char *native_layout_check(struct native_layout *layout);
 
-/* ---- classes (classes.h): 3.11 to 3.14 ----
+/* ---- classes (classes.h): 3.11 to 3.15 ----
 
    CLASSES_VERSION_FLAGS      flags that come and go with look-ups
    CLASSES_TAGS_ARE_FLAGGED   does one of these say that tp_version_tag is good? If not, it is 0 when it isn't
@@ -524,6 +524,12 @@ PyObject *native_code_constants(PyObject *code);
 
 #endif
 
+/* ---- specs of modules, native encoding or not ----
+
+   Are they given their `cached` with the module's __cached__ (Lib/importlib/_bootstrap.py, _init_module_attrs)? From
+   3.15 on it is made when somebody asks for it. */
+#define NATIVE_SPECS_GET_CACHED (PY_VERSION_HEX < 0x030f0000)
+
 /* ---- versions of dictionaries, native encoding or not ----
 
    A number that every change of a dictionary changes (Objects/dictobject.c, ma_version_tag, 3.8 to 3.13; in 3.14 it is
@@ -543,7 +549,7 @@ native_dictionary_version(PyObject *dictionary)
 }
 
 /* Where in its table a dictionary has some items: to look there again tells quickly whether they are what they were.
-   For 3.14, where they have no version any more. */
+   From 3.14 on, where they have no version any more. */
 #define NATIVE_REMEMBERS_PLACES (NATIVE_SUPPORTED && PY_VERSION_HEX >= 0x030e0000)
 
 struct native_places {
@@ -573,6 +579,15 @@ bool native_places_hold(const struct native_places *places, PyObject *dictionary
    Interns the name of a file as making a code object does (Objects/codeobject.c, init_code, 3.13; before, it does not):
    like other interned strings of programs it is freed with its last reference. */
 void native_layout_intern_file_name(PyObject **name);
+
+/* How often the compiler makes a constant set anew at most (sources.c): up to 3.13, where the syntax tree is folded, once
+   more. */
+#define NATIVE_SET_COPIES (PY_VERSION_HEX < 0x030e0000 ? 3 : 2)
+
+/* Gives code that marshal has just made kinds of local variables of its own, as the compiler makes them
+   (Python/assemble.c, makecode: PyBytes_FromStringAndSize(NULL, size)). A single one that marshal reads is the
+   interpreter's own object, from 3.14 on; marshal.dumps tells them apart. */
+void native_layout_own_kinds(PyObject *code);
 
 /* The interned string that is equal to an exact str which isn't interned. New reference; NULL without an exception:
    there is none, or it can't be told; none is interned by the question. */

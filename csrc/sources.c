@@ -129,32 +129,11 @@ put_name(PyObject **slot, PyObject *names)
     }
 }
 
-/* The compiler makes the kinds of local variables anew (Python/assemble.c, makecode, PyBytes_FromStringAndSize(NULL,
-   size)); a single one that marshal reads is the interpreter's own object, from 3.14 on. marshal.dumps tells them
-   apart. */
-static void
-put_own_kinds(PyCodeObject *code)
-{
-#if PY_VERSION_HEX >= 0x030e0000
-    if (PyBytes_GET_SIZE(code->co_localspluskinds) == 1) {
-        PyObject *own = PyBytes_FromStringAndSize(NULL, 1);
-        if (own == NULL) {
-            PyErr_Clear();
-            return;
-        }
-        *PyBytes_AS_STRING(own) = *PyBytes_AS_STRING(code->co_localspluskinds);
-        Py_SETREF(code->co_localspluskinds, own);
-    }
-#else
-    (void)code;
-#endif
-}
-
 /* Gives code that marshal has just made, and the code in it, the objects that the compiler would have put there. */
 static void
 settle(PyCodeObject *code, PyObject *file, PyObject *names)
 {
-    put_own_kinds(code);
+    native_layout_own_kinds((PyObject *)code);
     put(&code->co_filename, file);
     put_name(&code->co_name, names);
     put_name(&code->co_qualname, names);
@@ -174,8 +153,6 @@ settle(PyCodeObject *code, PyObject *file, PyObject *names)
    intern_string_constants), if for one of them another object was interned before. An entry has the elements in the
    source's order, and says how often: sources.py sees to it that they are names, and that nothing else decides, given
    that strings equal to them are interned. */
-
-#define MOST_COPIES (PY_VERSION_HEX < 0x030e0000 ? 3 : 2)
 
 /* A set of these names, as it is when the compiler has made it that often. */
 static PyObject *
@@ -241,10 +218,10 @@ set_for(PyObject *places, PyObject *sets, Py_ssize_t index)
         return NULL;
     }
     Py_ssize_t copies = PyLong_AsSsize_t(PyTuple_GET_ITEM(place, 2));
-    if (copies < 1 || copies > MOST_COPIES) {
+    if (copies < 1 || copies > NATIVE_SET_COPIES) {
         return NULL;
     }
-    PyObject *set = copies < MOST_COPIES ? same_set(places, sets, index) : NULL;
+    PyObject *set = copies < NATIVE_SET_COPIES ? same_set(places, sets, index) : NULL;
     return set != NULL ? Py_NewRef(set) : compilers_set(PyTuple_GET_ITEM(place, 1), copies);
 }
 

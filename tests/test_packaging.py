@@ -192,6 +192,7 @@ def test_pth_without_the_package_says_nothing(own_venv: Venv, owner: User, wheel
             refused = owner.run("-m", "pycds_auto", "status", code=None, quiet=False)
             assert refused.returncode == 2 and "only a part of the extension" in refused.stderr, size
             assert "Traceback" not in refused.stderr
+            assert owner.run("-m", "pycds_auto", "status", plain=True, code=None, quiet=False) == refused
             refused = owner.run("-c", "import pycds_auto.rebuild", code=None, quiet=False)
             assert refused.returncode == 1 and "ModuleNotFoundError" in refused.stderr, size
             refused = owner.run("-c", "from pycds_auto import _loader", code=None, quiet=False)

@@ -35,40 +35,30 @@ def _what_is_missing() -> str | None:
     return None
 
 
-# For pycds_auto.start, which imports this (3.15 on): the .pth file asks the same before it loads the extension.
-_left_out = os.environ.get("PYCDS_DISABLE", "") not in ("", "0") and "pycds_auto._loader" not in sys.modules
-_missing = None if _left_out or "pycds_auto._loader" in sys.modules else _what_is_missing()
-if _left_out:
-
-    def activate() -> bool:
-        """PYCDS_DISABLE is set: the extension isn't even loaded."""
-        return False
-
-    def __getattr__(name: str) -> object:
-        if name in ("_loader", "stats"):
-            import importlib
-
-            loader = importlib.import_module("pycds_auto._loader")
-            return loader if name == "_loader" else loader.stats
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-elif _missing is None:
-    try:
-        from pycds_auto import _loader  # in sys.modules since the start: this binds it to the package, too
-
-        activate, stats = _loader.activate, _loader.stats
-    except ImportError as error:
-        _missing = f"the extension module can't be loaded: {error}"
-
+_missing = None if "pycds_auto._loader" in sys.modules else _what_is_missing()
 if _missing is not None:
     # importlib refuses it then, and doesn't try the file; from 3.14 on it does, if this package is imported for it
     sys.modules["pycds_auto._loader"] = None
 
-    def activate() -> bool:
-        """For pycds_auto.start, whose errors site would print at every start."""
-        return False
 
-    def __getattr__(name: str) -> object:
-        if name in ("_loader", "stats"):
-            raise ImportError(_missing)
+def activate() -> bool:
+    """Put the archive to use, once; is it in use? The .pth file does this at start-up, and from 3.15 on
+    pycds_auto.start, whose errors site would print: raises none. PYCDS_DISABLE leaves the extension unloaded."""
+    if "pycds_auto._loader" not in sys.modules and os.environ.get("PYCDS_DISABLE", "") not in ("", "0"):
+        return False
+    try:
+        from ._loader import activate
+    except ImportError:
+        return False
+    return activate()
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("_loader", "stats"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _missing is not None:
+        raise ImportError(_missing)
+    import importlib
+
+    loader = importlib.import_module("pycds_auto._loader")
+    return loader if name == "_loader" else loader.stats

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from . import image
-from ._loader import source_code
+from ._loader import source_code, source_set_copies
 
 MOST = 5000
 """Texts in an image at most: beyond that nothing is recorded until old ones go."""
@@ -34,6 +34,8 @@ call (Python/symtable.c, 3.11 to 3.13). The loader uses no entry where fewer tha
 (csrc/native_layout.c)."""
 
 _KEY = re.compile(rb"x([me])([-012])(\d{1,10}):([^\0]*)\0([^\0]*)", re.DOTALL)
+
+_MOST_COPIES = source_set_copies()
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 """What the compiler interns (Objects/codeobject.c, all_name_chars)."""
@@ -145,10 +147,6 @@ def _objects_at(code: types.CodeType, paths: list[tuple[int, ...]]) -> list[obje
             item = item.co_consts[index]
         found.append(item)
     return found
-
-
-_MOST_COPIES = 3 if sys.version_info < (3, 14) else 2
-"""How often the compiler makes a constant set anew at most (csrc/sources.c)."""
 
 
 def _copies(
