@@ -172,7 +172,7 @@ PROGRAMS = {
     """,
     "cache_from_source patched": """
         import importlib._bootstrap_external as external
-        external.cache_from_source = lambda path, *a, **k: '/nonexistent/own.pyc'
+        external.cache_from_source = lambda path, *a, **k: '/proc/nonexistent/own.pyc'
         import alpha
         print(getattr(alpha, '__cached__', None), alpha.__spec__.cached)
     """,
