@@ -16,21 +16,20 @@ enum finder_kind {
 };
 
 /* Fingerprints of their code objects (take_fingerprint), of 3.11 to 3.15: the bytecode of a minor release doesn't
-   change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of.
-   In 3.15 only what stands behind our finder is asked for. */
+   change (Lib/importlib/_bootstrap_external.py, MAGIC_NUMBER). tests/test_foreign_finders.py says what they are of. */
 static const struct {
     enum finder_kind kind;
     uint64_t fingerprints[5];
 } known_code[] = {
     {FINDER_OF_SETUPTOOLS, /* setuptools 65 to 84 */
      {UINT64_C(0xa2202ce9b2500a68), UINT64_C(0x6f82dc3d46a91a0d), UINT64_C(0x9918e2572c35f818),
-      UINT64_C(0xb634c1691f0d7a89)}},
+      UINT64_C(0xb634c1691f0d7a89), UINT64_C(0x764a3a306fc3ddee)}},
     {FINDER_OF_VIRTUALENV, /* virtualenv 20.26 to 20.34 */
      {UINT64_C(0xb5d4999566ec9183), UINT64_C(0x4e0303194ee0db78), UINT64_C(0x7e05681d0caa94aa),
-      UINT64_C(0x6643cf20880c59ed)}},
+      UINT64_C(0x6643cf20880c59ed), UINT64_C(0x9d67acf57fc5210f)}},
     {FINDER_OF_VIRTUALENV, /* virtualenv 20.35 to 21.2; uv */
      {UINT64_C(0x64a2cb87431e4bb2), UINT64_C(0xab647aa49e593dab), UINT64_C(0xb18498dc382e0c4e),
-      UINT64_C(0xeace870d270ec78e)}},
+      UINT64_C(0xeace870d270ec78e), UINT64_C(0x5b061a4d54d2519c)}},
     {FINDER_OF_AWSCLI, /* awscli 1.46 */
      {UINT64_C(0x96ea7f97e54ad71a), UINT64_C(0x4f452d65778252f2), UINT64_C(0x8aaf1465be0aa503),
       UINT64_C(0xb9fdcf5913d9b5fe), UINT64_C(0x2602240bba09aa4d)}},

@@ -228,7 +228,8 @@ is_own(PyObject *module, PyObject *value)
 
 /* Takes note of what is in a namespace. RET_ERROR with an exception, or without one: it isn't the interpreter's own. */
 static int
-take_namespace(struct guarded_namespace *namespace, PyObject *module, const char *const *names)
+take_namespace(
+    loader_state *state, struct guarded_namespace *namespace, PyObject *module, const char *const *names)
 {
     namespace->dictionary = Py_XNewRef(PyModule_GetDict(module));
     namespace->is_whole = names[0] == NULL;
@@ -240,6 +241,9 @@ take_namespace(struct guarded_namespace *namespace, PyObject *module, const char
                 return RET_ERROR;
             }
             namespace->count += !is_left_alone(name);
+        }
+        if (namespace->expected != NULL && shortcuts_undo(state, module, namespace->expected) != RET_OK) {
+            return RET_ERROR;
         }
         return namespace->expected == NULL ? RET_ERROR : RET_OK;
     }
@@ -388,7 +392,7 @@ take_namespaces(loader_state *state)
     for (int i = 0; i < GUARDED_NAMESPACES; i++) {
         PyObject *module = loaded_module(namespaces[i].module);
         bool is_module = module != NULL && PyModule_Check(module);
-        int result = is_module ? take_namespace(&state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
+        int result = is_module ? take_namespace(state, &state->namespaces[i], module, namespaces[i].names) : RET_ERROR;
         Py_XDECREF(module);
         if (result != RET_OK) {
             session_set_reason(state->session, PyErr_Occurred() ? "out of memory" : patched);

@@ -129,9 +129,6 @@ session_create(void)
     if (!ACCELERATIONS_SUPPORTED) {
         session->settings.skipped = ~0u;
     }
-    if (!SHORTCUTS_SUPPORTED) {
-        session->settings.skipped |= ACCELERATION_IMPORTLIB;
-    }
     session->pid = getpid();
     session->effective_user = geteuid();
     session->executable = copy_system_text("executable");

@@ -29,10 +29,9 @@
 #endif
 
 /* Are re, the collector and the ways in which exec, eval and compile treat a text the ones that patterns.c, postponed
-   collections and sources.c follow? And is importlib the one that shortcuts.c follows (3.15: it isn't)? Without,
-   there are the archive and the finder. */
+   collections and sources.c follow, and importlib the one that shortcuts.c follows? Without, there are the archive and
+   the finder. */
 #define ACCELERATIONS_SUPPORTED (NATIVE_SUPPORTED || PY_VERSION_HEX < 0x030f0000)
-#define SHORTCUTS_SUPPORTED (PY_VERSION_HEX < 0x030f0000)
 
 /* Has the collector generations? 3.14 began with another one than it went on with, from 3.14.5 on (gh-142516): that of
    3.13, in a structure of the same size. */
@@ -529,6 +528,38 @@ PyObject *native_code_constants(PyObject *code);
    Are they given their `cached` with the module's __cached__ (Lib/importlib/_bootstrap.py, _init_module_attrs)? From
    3.15 on it is made when somebody asks for it. */
 #define NATIVE_SPECS_GET_CACHED (PY_VERSION_HEX < 0x030f0000)
+
+/* ---- importlib's ways, native encoding or not ----
+
+   Does _find_and_load take a module's lock from _get_module_lock, instead of entering a _ModuleLockManager
+   (Lib/importlib/_bootstrap.py; 3.15)? */
+#define SHORTCUTS_STAND_IN_FOR_LOCKS (PY_VERSION_HEX >= 0x030f0000)
+
+#if SHORTCUTS_STAND_IN_FOR_LOCKS
+/* The code object that calls a built-in function at this moment (borrowed; the frame holds it). */
+static inline PyObject *
+calling_code(void)
+{
+    struct _PyInterpreterFrame *frame = PyThreadState_Get()->current_frame;
+    PyObject *code = frame == NULL ? NULL : PyUnstable_InterpreterFrame_GetCode(frame);
+    Py_XDECREF(code);
+    return code;
+}
+#endif
+
+/* Is it what stands in a module's dictionary for a name that is lazily imported (Include/internal/
+   pycore_lazyimportobject.h, 3.15)? */
+static inline bool
+native_is_lazy(PyObject *value)
+{
+#if PY_VERSION_HEX >= 0x030f0000
+    extern PyTypeObject PyLazyImport_Type;
+    return Py_IS_TYPE(value, &PyLazyImport_Type);
+#else
+    (void)value;
+    return false;
+#endif
+}
 
 /* ---- versions of dictionaries, native encoding or not ----
 

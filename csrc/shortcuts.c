@@ -17,18 +17,34 @@
    A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
    thread, and lock classes of its own: from then on locks are made the ordinary way. It also looks for all _ModuleLocks
    that are held at that moment (gc.get_objects, isinstance) and makes the greenlet their owner. Ours that are held say
-   that they are such locks, and take the new owner. */
+   that they are such locks, and take the new owner.
+
+   From 3.15 on _find_and_load does without a manager: it takes the lock from _get_module_lock, and calls its acquire and
+   release, which are __enter__ and __exit__ here. Whoever else asks _get_module_lock, gets a lock. That it is a class,
+   too, keeps it out of profiles: the call of a built-in function would be told before it could step aside. */
 typedef struct {
     PyObject_HEAD
     PyObject *name; /* owned */
     PyObject *lock; /* owned: the real lock, once there is one */
     PyObject *joined; /* owned: the manager of the same thread whose hold this one counts up; or NULL */
-    PyObject *plain; /* owned: the ordinary manager, where ours would have to wait; or NULL */
+    PyObject *plain; /* owned: the ordinary manager (3.15: lock), where ours would have to wait; or NULL */
     unsigned long owner; /* thread; settable, as a _ModuleLock's */
     Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
     bool converting; /* manager_call makes the real lock, in Python: other threads run meanwhile */
     Py_ssize_t left; /* times that its owner left meanwhile */
 } lock_manager;
+
+#if SHORTCUTS_STAND_IN_FOR_LOCKS
+#define MANAGER_NAME "_get_module_lock"
+#define MANAGER_ENTER "acquire"
+#define MANAGER_ENTERED Py_True
+#define MANAGER_EXIT "release"
+#else
+#define MANAGER_NAME "_ModuleLockManager"
+#define MANAGER_ENTER "__enter__"
+#define MANAGER_ENTERED Py_None
+#define MANAGER_EXIT "__exit__"
+#endif
 
 static loader_state *
 state_of(PyObject *self)
@@ -38,6 +54,31 @@ state_of(PyObject *self)
 
 static void step_aside(loader_state *state);
 
+/* At the first of an import's steps: is it to be made the ordinary way? Then the others will find what they replaced,
+   too. */
+static bool
+has_stepped_aside(loader_state *state)
+{
+    if (!import_is_observed(state) && importlib_is_untouched(state)) {
+        return false;
+    }
+    step_aside(state);
+    patterns_step_aside(state);
+    return true;
+}
+
+/* A call that is ours to answer; 3.15: others ask _get_module_lock, too. */
+static bool
+is_asked_by_importlib(const struct shortcuts *all)
+{
+#if SHORTCUTS_STAND_IN_FOR_LOCKS
+    return calling_code() == all->find_and_load;
+#else
+    (void)all;
+    return true;
+#endif
+}
+
 static PyObject *
 manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
@@ -46,12 +87,7 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     loader_state *state = PyType_GetModuleState(type);
     bool installed = state != NULL && state->shortcuts.installed; /* else a program had kept it, and put it back */
     if (state != NULL && state->shortcuts.plain_manager != NULL
-        && (!installed || import_is_observed(state) || !importlib_is_untouched(state))) {
-        /* the first of an import's steps: the others will find what they replaced, too */
-        if (installed) {
-            step_aside(state);
-            patterns_step_aside(state);
-        }
+        && (!installed || !is_asked_by_importlib(&state->shortcuts) || has_stepped_aside(state))) {
         leave_call();
         PyObject *result = PyObject_Call(state->shortcuts.plain_manager, arguments, keywords);
         if (!enter_call()) {
@@ -59,7 +95,7 @@ manager_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
         }
         return result;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O:_ModuleLockManager", names, &name)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O:" MANAGER_NAME, names, &name)) {
         return NULL;
     }
     lock_manager *self = (lock_manager *)type->tp_alloc(type, 0);
@@ -84,7 +120,7 @@ threads_are_plain(loader_state *state)
     return plain;
 }
 
-/* The ordinary manager, entered. */
+/* The ordinary manager or lock, entered. */
 static PyObject *
 enter_plain(loader_state *state, lock_manager *self)
 {
@@ -92,7 +128,7 @@ enter_plain(loader_state *state, lock_manager *self)
     if (plain == NULL) {
         return NULL;
     }
-    PyObject *result = PyObject_CallMethod(plain, "__enter__", NULL);
+    PyObject *result = PyObject_CallMethod(plain, MANAGER_ENTER, NULL);
     if (result == NULL) {
         Py_DECREF(plain);
         return NULL;
@@ -109,7 +145,7 @@ manager_enter(PyObject *object, PyObject *unused)
     loader_state *state = state_of(object);
     PyObject *locks = state == NULL ? NULL : state->shortcuts.module_locks;
     if (locks == NULL || self->count != 0 || self->plain != NULL || self->joined != NULL || self->lock != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "_ModuleLockManager entered twice, or after the end of pycds_auto");
+        PyErr_SetString(PyExc_RuntimeError, "a module's lock was taken twice, or after the end of pycds_auto");
         return NULL;
     }
     if (!PyUnicode_CheckExact(self->name) || !threads_are_plain(state)) {
@@ -123,13 +159,13 @@ manager_enter(PyObject *object, PyObject *unused)
         }
         self->owner = me;
         self->count = 1;
-        Py_RETURN_NONE;
+        return Py_NewRef(MANAGER_ENTERED);
     }
     if (Py_TYPE(there) == Py_TYPE(object) && ((lock_manager *)there)->owner == me
         && ((lock_manager *)there)->count > 0) {
         ((lock_manager *)there)->count++;
         self->joined = Py_NewRef(there);
-        Py_RETURN_NONE;
+        return Py_NewRef(MANAGER_ENTERED);
     }
     return enter_plain(state, self);
 }
@@ -140,7 +176,7 @@ leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize
     if (self->plain != NULL) {
         PyObject *plain = self->plain;
         self->plain = NULL;
-        PyObject *leave = PyObject_GetAttrString(plain, "__exit__");
+        PyObject *leave = PyObject_GetAttrString(plain, MANAGER_EXIT);
         PyObject *result = leave == NULL ? NULL : PyObject_Vectorcall(leave, arguments, (size_t)count, NULL);
         Py_XDECREF(leave);
         Py_DECREF(plain);
@@ -187,7 +223,7 @@ manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
     return result;
 }
 
-/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12 to 3.14). */
+/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12 to 3.15). */
 static int
 hold(PyObject *lock, unsigned long owner, Py_ssize_t count)
 {
@@ -321,8 +357,8 @@ manager_dealloc(PyObject *object)
 }
 
 static PyMethodDef manager_methods[] = {
-    {"__enter__", manager_enter, METH_NOARGS, NULL},
-    {"__exit__", (PyCFunction)(void (*)(void))manager_exit, METH_FASTCALL, NULL},
+    {MANAGER_ENTER, manager_enter, METH_NOARGS, NULL},
+    {MANAGER_EXIT, (PyCFunction)(void (*)(void))manager_exit, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -339,7 +375,7 @@ static PyType_Slot manager_slots[] = {
 };
 
 static PyType_Spec manager_spec = {
-    .name = "_frozen_importlib._ModuleLockManager",
+    .name = "_frozen_importlib." MANAGER_NAME,
     .basicsize = sizeof(lock_manager),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = manager_slots,
@@ -410,20 +446,22 @@ init_attributes(loader_state *state, PyObject *spec, PyObject *module)
     PyObject *dictionary = PyModule_GetDict(module);
     PyObject *name = spec_value(spec, state->strings.name), *loader = spec_value(spec, state->strings.loader);
     PyObject *locations = spec_value(spec, state->strings.locations), *origin = spec_value(spec, state->strings.origin);
-    PyObject *cached = spec_value(spec, state->strings.cached);
+    /* modules of 3.15 have no __cached__ */
+    PyObject *cached = NATIVE_SPECS_GET_CACHED ? spec_value(spec, state->strings.cached) : Py_NewRef(Py_None);
     PyObject *has_location = spec_value(spec, state->strings.set_fileattr);
     int result = 0;
     if (name != NULL && loader != NULL && locations != NULL && origin != NULL && cached != NULL
         && PyUnicode_CheckExact(name) && (PyObject *)Py_TYPE(loader) == state->loader_type
-        && PyUnicode_CheckExact(origin) && PyUnicode_CheckExact(cached) && has_location == Py_True
-        && is_untouched_module(dictionary, names)) {
+        && PyUnicode_CheckExact(origin) && PyUnicode_CheckExact(cached) == NATIVE_SPECS_GET_CACHED
+        && has_location == Py_True && is_untouched_module(dictionary, names)) {
         PyObject *parent = parent_of(name, locations);
         result = parent == NULL || PyDict_SetItem(dictionary, names->dunder_loader, loader) != 0
                          || PyDict_SetItem(dictionary, names->dunder_package, parent) != 0
                          || PyDict_SetItem(dictionary, names->dunder_spec, spec) != 0
                          || (locations != Py_None && PyDict_SetItem(dictionary, names->dunder_path, locations) != 0)
                          || PyDict_SetItem(dictionary, names->dunder_file, origin) != 0
-                         || PyDict_SetItem(dictionary, names->dunder_cached, cached) != 0
+                         || (NATIVE_SPECS_GET_CACHED
+                             && PyDict_SetItem(dictionary, names->dunder_cached, cached) != 0)
                      ? -1
                      : 1;
         Py_XDECREF(parent);
@@ -586,7 +624,7 @@ static PyMethodDef find_definition = {
 /* ---- from package import names ---- */
 
 /* Is every name of a fromlist in the dictionary of a module, so that hasattr() finds it without asking anything of the
-   program's? */
+   program's? Asked for a lazy import, it imports. */
 static bool
 has_all_names(PyObject *module, PyObject *names)
 {
@@ -597,8 +635,10 @@ has_all_names(PyObject *module, PyObject *names)
     bool all = true;
     for (Py_ssize_t i = 0; all && i < PyTuple_GET_SIZE(names); i++) {
         PyObject *name = PyTuple_GET_ITEM(names, i);
-        all = PyUnicode_CheckExact(name) && PyUnicode_CompareWithASCIIString(name, "*") != 0
-              && PyDict_GetItemWithError(dictionary, name) != NULL;
+        PyObject *value = PyUnicode_CheckExact(name) && PyUnicode_CompareWithASCIIString(name, "*") != 0
+                              ? PyDict_GetItemWithError(dictionary, name)
+                              : NULL;
+        all = value != NULL && !native_is_lazy(value);
     }
     PyErr_Clear();
     return all;
@@ -631,7 +671,7 @@ static PyMethodDef fromlist_definition = {
 enum shortcut { SHORTCUT_MANAGER, SHORTCUT_INIT, SHORTCUT_FIND, SHORTCUT_FROMLIST, SHORTCUTS };
 
 static const char *const replaced_names[SHORTCUTS] = {
-    "_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist"};
+    MANAGER_NAME, "_init_module_attrs", "_find_spec", "_handle_fromlist"};
 
 static PyObject **
 plain_slot(loader_state *state, enum shortcut which)
@@ -707,16 +747,40 @@ take_threads(struct shortcuts *all, PyObject *globals)
     return PyCFunction_CheckExact(all->of_thread[0]);
 }
 
-/* Is what ours stand in for as CPython 3.11 to 3.14 have it? Fills the state. */
+/* Takes what ours stands in for on the way of a lock. */
+static bool
+take_manager(struct shortcuts *all, PyObject *globals)
+{
+    const char *name = replaced_names[SHORTCUT_MANAGER];
+#if SHORTCUTS_STAND_IN_FOR_LOCKS
+    PyObject *caller = PyDict_GetItemString(globals, "_find_and_load");
+    if (!is_bootstrap_function(caller)) {
+        return false;
+    }
+    all->find_and_load = Py_NewRef(PyFunction_GET_CODE(caller));
+    return take_function(&all->plain_manager, globals, name);
+#else
+    PyObject *manager = PyDict_GetItemString(globals, name);
+    if (manager == NULL || !PyType_Check(manager)) {
+        return false;
+    }
+    all->plain_manager = Py_NewRef(manager);
+    PyObject *enter = PyObject_GetAttrString(manager, MANAGER_ENTER);
+    bool expected = is_bootstrap_function(enter);
+    Py_XDECREF(enter);
+    return expected;
+#endif
+}
+
+/* Is what ours stand in for as CPython 3.11 to 3.15 have it? Fills the state. */
 static bool
 take_all(loader_state *state, PyObject *globals)
 {
     struct shortcuts *all = &state->shortcuts;
     struct shortcut_strings *names = &all->strings;
-    PyObject *manager = PyDict_GetItemString(globals, replaced_names[SHORTCUT_MANAGER]);
     PyObject *locks = PyDict_GetItemString(globals, "_module_locks");
     PyObject *imp = PyDict_GetItemString(globals, "_imp");
-    if (manager == NULL || !PyType_Check(manager) || locks == NULL || !PyDict_CheckExact(locks) || imp == NULL
+    if (locks == NULL || !PyDict_CheckExact(locks) || imp == NULL
         || !intern(&names->dunder_name, "__name__") || !intern(&names->dunder_loader, "__loader__")
         || !intern(&names->dunder_package, "__package__") || !intern(&names->dunder_spec, "__spec__")
         || !intern(&names->dunder_path, "__path__") || !intern(&names->dunder_file, "__file__")
@@ -726,12 +790,9 @@ take_all(loader_state *state, PyObject *globals)
     if (!take_threads(all, globals)) {
         return false;
     }
-    all->plain_manager = Py_NewRef(manager);
     all->module_locks = Py_NewRef(locks);
-    PyObject *enter = PyObject_GetAttrString(manager, "__enter__");
-    bool expected = is_bootstrap_function(enter);
-    Py_XDECREF(enter);
-    return expected && take_function(&all->plain_init_module_attrs, globals, replaced_names[SHORTCUT_INIT])
+    return take_manager(all, globals)
+           && take_function(&all->plain_init_module_attrs, globals, replaced_names[SHORTCUT_INIT])
            && take_function(&all->plain_find_spec, globals, replaced_names[SHORTCUT_FIND])
            && take_function(&all->plain_handle_fromlist, globals, replaced_names[SHORTCUT_FROMLIST])
            && take_function(&all->get_module_lock, globals, "_get_module_lock")
@@ -789,17 +850,33 @@ shortcuts_put_in_place(loader_state *state, PyObject *value)
                                : PyCFunction_Check(value) && PyCFunction_GET_SELF(value) == state->module;
 }
 
+/* Puts what was replaced into a dictionary, where ours stand there. RET_ERROR with an exception. */
+static int
+put_plain(loader_state *state, PyObject *dictionary)
+{
+    int result = RET_OK;
+    for (int i = 0; i < SHORTCUTS; i++) {
+        PyObject *plain = *plain_slot(state, i);
+        PyObject *now = PyDict_GetItemString(dictionary, replaced_names[i]);
+        bool ours = now != NULL && shortcuts_put_in_place(state, now);
+        if (plain != NULL && ours && PyDict_SetItemString(dictionary, replaced_names[i], plain) != 0) {
+            result = RET_ERROR;
+        }
+    }
+    return result;
+}
+
+int
+shortcuts_undo(loader_state *state, PyObject *module, PyObject *copy)
+{
+    return state->shortcuts.globals == PyModule_GetDict(module) ? put_plain(state, copy) : RET_OK;
+}
+
 static void
 put_back(loader_state *state)
 {
-    PyObject *globals = state->shortcuts.globals;
-    for (int i = 0; globals != NULL && i < SHORTCUTS; i++) {
-        PyObject *plain = *plain_slot(state, i);
-        PyObject *now = PyDict_GetItemString(globals, replaced_names[i]);
-        bool ours = now != NULL && shortcuts_put_in_place(state, now);
-        if (plain != NULL && ours && PyDict_SetItemString(globals, replaced_names[i], plain) != 0) {
-            PyErr_Clear();
-        }
+    if (state->shortcuts.globals != NULL && put_plain(state, state->shortcuts.globals) != RET_OK) {
+        PyErr_Clear();
     }
 }
 
@@ -858,6 +935,7 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.plain_init_module_attrs);                                                                    \
     DO((state)->shortcuts.plain_find_spec);                                                                            \
     DO((state)->shortcuts.plain_handle_fromlist);                                                                      \
+    DO((state)->shortcuts.find_and_load);                                                                              \
     DO((state)->shortcuts.get_module_lock);                                                                            \
     DO((state)->shortcuts.module_locks);                                                                               \
     DO((state)->shortcuts.lock_type);                                                                                  \

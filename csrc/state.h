@@ -96,6 +96,7 @@ struct shortcuts {
     bool aside; /* installed, but what was replaced is back for the time being */
     PyObject *globals; /* dictionary of importlib._bootstrap */
     PyObject *plain_manager, *plain_init_module_attrs, *plain_find_spec, *plain_handle_fromlist; /* what was replaced */
+    PyObject *find_and_load; /* 3.15: its code object */
     PyObject *get_module_lock, *module_locks, *lock_type; /* importlib._bootstrap's */
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */

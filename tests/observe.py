@@ -181,7 +181,7 @@ EVENTS = {"audit": audit, "profile": profile, "trace": trace}
 # ---- state ----
 
 # What csrc/shortcuts.h tells of; importlib.util has one of them by name.
-REPLACED = ("_ModuleLockManager", "_init_module_attrs", "_find_spec", "_handle_fromlist")
+REPLACED = ("_ModuleLockManager", "_get_module_lock", "_init_module_attrs", "_find_spec", "_handle_fromlist")
 
 
 def state(modules, space):

@@ -265,6 +265,11 @@ def hand_made_venv(interpreter: Path, path: Path, *macros: str) -> Path:
     return path / "bin" / "python"
 
 
+def start_files(packages: Path) -> list[str]:
+    """The names of our files at the root of a site-packages folder by which starts find us."""
+    return sorted(path.name for path in packages.glob("pycds_auto*") if path.suffix in {".pth", ".start"})
+
+
 def compile_extension(compiler: str, include: str, target: Path, *macros: str) -> None:
     flags = ["-shared", "-fPIC", "-O1", "-std=c11", "-D_GNU_SOURCE=1", "-fvisibility=hidden", f"-I{include}"]
     sources = sorted((REPOSITORY / "csrc").glob("*.c"))

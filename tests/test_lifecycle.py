@@ -22,6 +22,7 @@ from support import (
     make_venv,
     processes_with,
     run,
+    start_files,
     until,
     write,
 )
@@ -455,7 +456,7 @@ def test_two_venvs_do_not_share(user: User, shared_program: Path, tmp_path: Path
     other = make_venv(user.python, tmp_path / "other", tmp_path, with_pip=False)
     for name in ("pycds_auto", "platformdirs", "filelock"):
         shutil.copytree(_packages(user.python) / name, other.packages / name)
-    for name in ("pycds_auto.pth", "pycds_auto.start"):
+    for name in start_files(_packages(user.python)):
         shutil.copy(_packages(user.python) / name, other.packages / name)
     user.run(shared_program)
     user.build()

@@ -128,6 +128,30 @@ import asyncio; print(hits())
     assert primed.run("-c", program, readonly=True).stdout.split() == ["True", "False", "True", "False"]
 
 
+def test_after_imports_of_the_start_alone(venv, tmp_path) -> None:
+    """Another .pth file's imports put our helpers in place before what importlib calls is taken note of."""
+    user = User(venv.python, tmp_path / "home")
+    user.home.mkdir()
+    program = """
+import sys, html
+loader = sys.modules["pycds_auto._loader"]
+sys.setprofile(lambda *arguments: None)
+import difflib
+sys.setprofile(None)
+before = loader.stats()["hits"]
+import decimal, zipfile
+print(loader.stats()["hits"] > before + 2)
+"""
+    other = venv.packages / "zzz.pth"
+    other.write_text("import json, argparse, csv, wave, tabnanny\n")
+    try:
+        user.run("-c", "import html, difflib, decimal, zipfile")
+        user.build()
+        assert user.run("-c", program, readonly=True).stdout == "True\n"
+    finally:
+        other.unlink()
+
+
 REASONS = {
     "something looks on": "sys.addaudithook(lambda *arguments: None)",
     "another finder stands before PathFinder": "sys.meta_path.insert(-1, Other)",

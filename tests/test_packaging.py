@@ -12,9 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from support import REPOSITORY, Result, User, Venv, copy_repository, environment, make_venv, run
+from support import (
+    REPOSITORY,
+    Result,
+    User,
+    Venv,
+    copy_repository,
+    environment,
+    make_venv,
+    run,
+    start_files,
+)
 
 ACTIVE = "import pycds_auto, sys; print(pycds_auto.__file__, any('pycds' in repr(finder) for finder in sys.meta_path))"
+
+ASK_VERSION = "import sys; print(*sys.version_info[:2])"
 
 
 @pytest.fixture(scope="session")
@@ -49,23 +61,25 @@ def snapshot(user: User) -> Result:
     return user.run("-c", code)
 
 
-def test_contents_of_the_wheel(wheel: Path) -> None:
+def test_contents_of_the_wheel(wheel: Path, interpreter: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (record_name,) = [name for name in names if name.endswith(".dist-info/RECORD")]
         recorded = {row[0] for row in csv.reader(io.StringIO(archive.read(record_name).decode()))}
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
-        pth = archive.read("pycds_auto.pth").decode()
+        texts = {name: archive.read(name).decode() for name in names if name.endswith(".pth")}
         start = archive.read("pycds_auto.start").decode("utf-8")
     assert recorded == names
     assert {"pycds_auto/__init__.py", "pycds_auto/__main__.py", "pycds_auto/rebuild.py"} <= names
     assert [name for name in names if re.fullmatch(r"pycds_auto/_loader\..*so", name)]
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.endswith(".dist-info")} == {
-        "pycds_auto",
-        "pycds_auto.pth",
-        "pycds_auto.start",
-    }
+    version = tuple(map(int, run(interpreter, "-c", ASK_VERSION, env={}).stdout.split()))
+    expected = {"pycds_auto", "pycds_auto.pth", "pycds_auto.start"}
+    if (3, 15) <= version < (3, 18):
+        expected.add("pycds_auto_line.pth")
+    assert {name for name in top if not name.endswith(".dist-info")} == expected
+    assert len(set(texts.values())) == 1
+    pth = texts["pycds_auto.pth"]
     assert not [name for name in names if name.endswith((".c", ".h", ".pyc")) or "test" in name.lower()]
     assert re.search(r"^License-File: LICENSE", metadata, re.M)
     requirements = {
@@ -145,9 +159,10 @@ def test_editable_install(own_venv: Venv, owner: User, tmp_path: Path) -> None:
     try:
         where, active = owner.run("-c", ACTIVE).stdout.split()
         assert where.startswith(str(source)) and active == "True"
-        assert (own_venv.packages / "pycds_auto.pth").is_file() and (own_venv.packages / "pycds_auto.start").is_file()
+        files = set(start_files(own_venv.packages))
+        assert files >= {"pycds_auto.pth", "pycds_auto.start"}
         (record,) = own_venv.packages.glob("pycds_auto-*.dist-info/RECORD")
-        assert {"pycds_auto.pth", "pycds_auto.start"} <= {row[0] for row in csv.reader(record.read_text().splitlines())}
+        assert files <= {row[0] for row in csv.reader(record.read_text().splitlines())}
 
         owner.run("-c", "import json, decimal, email.message")
         owner.build()

@@ -194,18 +194,6 @@ def program(text: str) -> str:
     return COUNT + "import re\n" + TOLD + textwrap.dedent(text)
 
 
-@pytest.fixture(scope="module")
-def re_comes_first(venv) -> bool:
-    """Since 3.15 site imports `re` for .start files, before ours: patterns take no part."""
-    return run(venv.python, "-c", "import sys; print(sys.version_info >= (3, 15))", env={}).stdout == "True\n"
-
-
-@pytest.fixture(autouse=True)
-def patterns_take_part(request, re_comes_first) -> None:
-    if re_comes_first and request.function is not test_nothing_is_recorded_for_nothing:
-        pytest.skip("site imports re before pycds-auto is activated")
-
-
 def test_nothing_is_recorded_for_nothing(user: User, venv, tmp_path) -> None:
     """Where `re` is there before us, patterns can't be served, so they aren't asked for again and again."""
     write(tmp_path, {"code/many.py": "import re, textwrap\nPATTERN = re.compile('of(many)*more')\n"})
