@@ -15,14 +15,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
-# What each start-up file at the root of site-packages is a copy of. Beside pycds_auto.start, site passes over the import line of
-# pycds_auto.pth (PEP 829; 3.15's site.StartupState._exec_imports), and calls what pycds_auto.start names after all import lines
-# of other files, once it has itself imported pkgutil, re, enum and functools for that. As long as import lines are run, until
-# 3.18, the same line under another name lets those come from the archive, and what is imported after them profit from kept
-# patterns: starts are 3 ms shorter, imports of the benchmark's programs 1.14 times as fast (3.15.2).
-START_FILES = {"pycds_auto.pth": "pycds_auto.pth", "pycds_auto.start": "pycds_auto.start"}
+# From 3.15 on site reads .start files (PEP 829), and import lines of .pth files up to 3.17, unless there is a .start file of
+# that name. For .start files it imports pkgutil, re, enum and others itself (site.StartupState._execute_start_entrypoints,
+# 3.15.2), which would break promises: programs with an enum.py or keyword.py of their own would get the library's, starts with
+# another `re` in PYTHONPATH would fail, site would complain while pip replaces us, all that with PYCDS_DISABLE=1, too, and each
+# start would take 3 to 8 ms longer. So, for as long as import lines are run, we come by the import line.
+START_FILES = ["pycds_auto.pth", "pycds_auto.start"]
 if (3, 15) <= sys.version_info < (3, 18):
-    START_FILES["pycds_auto_line.pth"] = "pycds_auto.pth"
+    START_FILES.remove("pycds_auto.start")
 SOURCE_FOLDER = Path(__file__).resolve().parent / "src"
 
 
@@ -40,15 +40,15 @@ class BuildWithStartFiles(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            for name, origin in START_FILES.items():
-                self.copy_file(origin, os.path.join(self.build_lib, name))
+            for name in START_FILES:
+                self.copy_file(name, os.path.join(self.build_lib, name))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         own = [] if self.editable_mode else [os.path.join(self.build_lib, name) for name in START_FILES]
         return [*super().get_outputs(include_bytecode), *own]
 
     def get_source_files(self) -> list[str]:
-        return [*super().get_source_files(), *set(START_FILES.values())]
+        return [*super().get_source_files(), *START_FILES]
 
 
 class EditableWheelWithStartFiles(editable_wheel):
@@ -64,8 +64,8 @@ class EditableWheelWithStartFiles(editable_wheel):
     def _add_start_files(wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             members = {item.filename: archive.read(item) for item in archive.infolist()}
-        for name, origin in START_FILES.items():
-            members[name] = _for_folder(Path(origin).read_text(encoding="utf-8"), str(SOURCE_FOLDER)).encode()
+        for name in START_FILES:
+            members[name] = _for_folder(Path(name).read_text(encoding="utf-8"), str(SOURCE_FOLDER)).encode()
         record_name = next(name for name in members if name.endswith(".dist-info/RECORD"))
         rows = [row for row in csv.reader(io.StringIO(members.pop(record_name).decode())) if row[0] not in START_FILES]
         for name in START_FILES:

@@ -80,8 +80,7 @@ new_instance(PyObject *type)
    file. */
 static bool
 fill_spec(
-    loader_state *state, PyObject *spec, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations,
-    PyObject *cached)
+    loader_state *state, PyObject *spec, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations)
 {
     PyObject *submodules = PyList_New(0);
     bool filled = submodules != NULL && PyObject_GenericSetAttr(spec, state->strings.name, name) == 0
@@ -91,21 +90,19 @@ fill_spec(
                   && PyObject_GenericSetAttr(spec, state->strings.locations, locations) == 0
                   && PyObject_GenericSetAttr(spec, state->strings.uninitialized_submodules, submodules) == 0
                   && PyObject_GenericSetAttr(spec, state->strings.set_fileattr, Py_True) == 0
-                  && PyObject_GenericSetAttr(spec, state->strings.cached, cached) == 0;
+                  && PyObject_GenericSetAttr(spec, state->strings.cached, Py_None) == 0;
     Py_XDECREF(submodules);
     return filled;
 }
 
-/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations and its _cached.
-   New reference. */
+/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations. New reference. */
 static PyObject *
-make_spec(
-    loader_state *state, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations, PyObject *cached)
+make_spec(loader_state *state, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations)
 {
     PyObject *spec;
     if (shortcuts_know_specs(state)) {
         spec = new_instance(state->module_spec);
-        if (spec != NULL && !fill_spec(state, spec, name, loader, origin, locations, cached)) {
+        if (spec != NULL && !fill_spec(state, spec, name, loader, origin, locations)) {
             Py_CLEAR(spec);
         }
         return spec;
@@ -119,8 +116,7 @@ make_spec(
     Py_DECREF(keywords);
     if (spec != NULL
         && (PyObject_SetAttr(spec, state->strings.set_fileattr, Py_True) != 0
-            || (locations != Py_None && PyObject_SetAttr(spec, state->strings.locations, locations) != 0)
-            || (cached != Py_None && PyObject_SetAttr(spec, state->strings.cached, cached) != 0))) {
+            || (locations != Py_None && PyObject_SetAttr(spec, state->strings.locations, locations) != 0))) {
         Py_CLEAR(spec);
     }
     return spec;
@@ -158,30 +154,31 @@ add_text(struct builder *builder, const char *text, size_t bytes)
     }
 }
 
-/* What importlib.util.cache_from_source says of folder/stem.py, as a str; None where a prefix is set, and importlib is
-   to find out when it is asked. New reference. */
-static PyObject *
-cached_path(loader_state *state, const char *folder, size_t folder_bytes, const char *stem, size_t stem_bytes)
+PyObject *
+finder_cached_path(loader_state *state, PyObject *origin)
 {
     PyObject *prefix = system_object(state, state->strings.pycache_prefix);
     PyObject *implementation = system_object(state, state->strings.implementation);
     PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttr(implementation, state->strings.cache_tag);
     Py_XDECREF(tag);
-    if (prefix != Py_None || tag != state->cache_tag) {
+    Py_ssize_t size = 0;
+    const char *path = prefix == Py_None && tag == state->cache_tag ? PyUnicode_AsUTF8AndSize(origin, &size) : NULL;
+    const char *slash = path == NULL || state->session == NULL ? NULL : strrchr(path, '/');
+    size_t stem = slash == NULL ? 0 : (size_t)(path + size - slash - 1);
+    if (stem < 4 || memcmp(path + size - 3, ".py", 3) != 0) {
         PyErr_Clear();
-        Py_RETURN_NONE;
+        return NULL;
     }
     static const char between[] = "/__pycache__/";
     char text[PYCDS_PATH_BYTES + 512];
     struct builder builder = {text, text + sizeof(text)};
-    add_text(&builder, folder, folder_bytes);
+    add_text(&builder, path, (size_t)(slash - path));
     add_text(&builder, between, sizeof(between) - 1);
-    add_text(&builder, stem, stem_bytes);
+    add_text(&builder, slash + 1, stem - 3);
     add_text(&builder, state->session->cached_suffix, strlen(state->session->cached_suffix));
-    if (builder.at == NULL) {
-        Py_RETURN_NONE;
-    }
-    return PyUnicode_DecodeUTF8(text, builder.at - text, "strict");
+    PyObject *result = builder.at == NULL ? NULL : PyUnicode_DecodeUTF8(text, builder.at - text, "strict");
+    PyErr_Clear();
+    return result;
 }
 
 /* Is the code of the source `path` in the image (however old)? */
@@ -222,17 +219,12 @@ source_spec(
     PyObject *origin = PyUnicode_DecodeUTF8(path, builder.at - path, "strict");
     PyObject *type = archived ? loader_type(state) : state->source_file_loader;
     PyObject *loader = origin == NULL || type == NULL ? NULL : make_loader(state, type, search->full_name, origin);
-    PyObject *cached = loader == NULL             ? NULL
-                       : NATIVE_SPECS_GET_CACHED ? cached_path(state, folder, folder_bytes, stem, stem_bytes)
-                                                 : Py_NewRef(Py_None);
-    PyObject *locations = cached == NULL ? NULL
+    PyObject *locations = loader == NULL ? NULL
                           : is_package   ? Py_BuildValue("[s#]", folder, (Py_ssize_t)folder_bytes)
                                          : Py_NewRef(Py_None);
-    PyObject *spec =
-        locations == NULL ? NULL : make_spec(state, search->full_name, loader, origin, locations, cached);
+    PyObject *spec = locations == NULL ? NULL : make_spec(state, search->full_name, loader, origin, locations);
     Py_XDECREF(origin);
     Py_XDECREF(loader);
-    Py_XDECREF(cached);
     Py_XDECREF(locations);
     if (spec != NULL && !archived) {
         note_miss(state, path);
@@ -249,8 +241,7 @@ extension_spec(loader_state *state, const struct search *search, const struct pa
     }
     PyObject *arguments[] = {search->full_name, origin};
     PyObject *loader = PyObject_Vectorcall(state->extension_file_loader, arguments, 2, NULL);
-    PyObject *spec =
-        loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin, Py_None, Py_None);
+    PyObject *spec = loader == NULL ? NULL : make_spec(state, search->full_name, loader, origin, Py_None);
     Py_XDECREF(loader);
     Py_DECREF(origin);
     return spec;

@@ -226,6 +226,16 @@ is_own(PyObject *module, PyObject *value)
     return PyUnicode_CheckExact(value) || value == Py_NotImplemented;
 }
 
+/* Is it something that importlib's own namespaces have none of: a function from elsewhere, an object that can be called? */
+static bool
+is_foreign(loader_state *state, PyObject *module, PyObject *value)
+{
+    return PyFunction_Check(value)
+               ? !is_own(module, value)
+               : PyCallable_Check(value) && !PyType_Check(value) && !PyCFunction_CheckExact(value)
+                     && !shortcuts_put_in_place(state, value);
+}
+
 /* Takes note of what is in a namespace. RET_ERROR with an exception, or without one: it isn't the interpreter's own. */
 static int
 take_namespace(
@@ -237,7 +247,7 @@ take_namespace(
         namespace->expected = PyDict_Copy(namespace->dictionary);
         PyObject *name, *value;
         for (Py_ssize_t at = 0; namespace->expected != NULL && PyDict_Next(namespace->expected, &at, &name, &value);) {
-            if (!PyUnicode_CheckExact(name) || (PyFunction_Check(value) && !is_own(module, value))) {
+            if (!PyUnicode_CheckExact(name) || is_foreign(state, module, value)) {
                 return RET_ERROR;
             }
             namespace->count += !is_left_alone(name);

@@ -28,8 +28,7 @@
 
 /* ---- small helpers ---- */
 
-/* sys.flags.<name> as an int; 0 if it cannot be had. */
-static long
+long
 system_flag(const char *name)
 {
     PyObject *flags = PySys_GetObject("flags");
@@ -210,6 +209,15 @@ decline(void)
     if (system_flag("verbose") > 0) {
         return "verbose imports (-v)"; /* its output tells each file that importlib reads */
     }
+#if PY_VERSION_HEX >= 0x030e0000
+    int import_time = 0;
+    if (PyConfig_GetInt("import_time", &import_time) != 0) {
+        PyErr_Clear();
+    }
+    if (import_time > 1) {
+        return "-X importtime=2"; /* it tells what is imported to read a file, too (Python/import.c, 3.14) */
+    }
+#endif
     PyObject *implementation = PySys_GetObject("implementation");
     PyObject *name = implementation == NULL ? NULL : PyObject_GetAttrString(implementation, "name");
     bool is_cpython = name != NULL && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "cpython") == 0;
@@ -876,6 +884,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         return 0; /* never executed */
     }
     FOR_EACH_OBJECT(state, Py_VISIT)
+    Py_VISIT(state->stand_in_type);
     int result = shortcuts_traverse(state, visit, arg);
     if (result == 0) {
         result = patterns_traverse(state, visit, arg);
@@ -909,6 +918,7 @@ module_clear(PyObject *module)
     classes_clear(state);
     sources_clear(state);
     finalization_clear(state);
+    Py_CLEAR(state->stand_in_type); /* by which those before knew their own */
     return 0;
 }
 

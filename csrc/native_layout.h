@@ -525,8 +525,8 @@ PyObject *native_code_constants(PyObject *code);
 
 /* ---- specs of modules, native encoding or not ----
 
-   Are they given their `cached` with the module's __cached__ (Lib/importlib/_bootstrap.py, _init_module_attrs)? From
-   3.15 on it is made when somebody asks for it. */
+   Are they asked for their `cached` when a module is made (Lib/importlib/_bootstrap.py, _init_module_attrs: it becomes
+   the module's __cached__)? Not from 3.15 on. */
 #define NATIVE_SPECS_GET_CACHED (PY_VERSION_HEX < 0x030f0000)
 
 /* ---- importlib's ways, native encoding or not ----

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "results.h"
+#include "stand_in.h"
 
 /* re/_constants.py, SRE_FLAG_TEMPLATE (up to 3.12), SRE_FLAG_LOCALE, SRE_FLAG_DEBUG */
 #define FLAGS_LEFT_ALONE (1 | 4 | 128)
@@ -90,9 +91,17 @@ is_untouched(const loader_state *state)
 
 /* ---- keys and entries ---- */
 
+/* Does the parser do more than to compute? For \N{...} it imports unicodedata, and in development mode it looks for the
+   codec by which it makes texts of bytes (re/_parser.py, _class_escape and Tokenizer.__init__, 3.11 to 3.15). */
+static bool
+has_side_effects(const loader_state *state, bool text, const char *bytes, size_t size)
+{
+    return text ? memmem(bytes, size, "\\N", 2) != NULL : state->patterns.looks_for_codecs;
+}
+
 /* The key of a pattern, "s2:text" or "b0:bytes". False: no memory, with an exception. */
 static bool
-make_key(PyObject *pattern, PyObject *flags, struct result_key *key)
+make_key(const loader_state *state, PyObject *pattern, PyObject *flags, struct result_key *key)
 {
     memset(key, 0, sizeof(*key));
     int overflow;
@@ -111,7 +120,8 @@ make_key(PyObject *pattern, PyObject *flags, struct result_key *key)
     else if (!result_text(pattern, &encoded, &bytes, &size)) {
         return !PyErr_Occurred();
     }
-    if (size <= MOST_KEY_BYTES) {
+    bool takes_part = size <= MOST_KEY_BYTES && !has_side_effects(state, text, bytes, size);
+    if (takes_part) {
         key->bytes = malloc(size + 32);
         if (key->bytes == NULL) {
             PyErr_NoMemory();
@@ -124,7 +134,7 @@ make_key(PyObject *pattern, PyObject *flags, struct result_key *key)
         }
     }
     Py_XDECREF(encoded);
-    return size > MOST_KEY_BYTES || key->bytes != NULL;
+    return !takes_part || key->bytes != NULL;
 }
 
 /* The arguments of _sre.compile behind the pattern, out of an entry: marshal of (flags, code words as bytes, groups,
@@ -262,12 +272,9 @@ record_of(loader_state *state, const struct result_key *key)
                : NULL;
 }
 
-PyDoc_STRVAR(compile_doc, "compile($module, p, flags=0)\n--\n\n");
-
 static PyObject *
-pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+pattern_compile(loader_state *state, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = PyModule_GetState(self);
     if (state->patterns.plain_compile != NULL && state->session != NULL && import_is_observed(state)) {
         patterns_step_aside(state);
         return call_plain(state, arguments, count, keywords);
@@ -277,7 +284,7 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
         return call_plain(state, arguments, count, keywords);
     }
     struct result_key key;
-    if (!make_key(arguments[0], arguments[1], &key)) {
+    if (!make_key(state, arguments[0], arguments[1], &key)) {
         return NULL;
     }
     const struct module_record *record = key.takes_part ? record_of(state, &key) : NULL;
@@ -299,8 +306,8 @@ pattern_compile(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
     return result;
 }
 
-static PyMethodDef compile_definition = {
-    "compile", (PyCFunction)(void (*)(void))pattern_compile, METH_FASTCALL | METH_KEYWORDS, compile_doc};
+static const struct stand_in_definition compile_definition = {
+    "re._compiler", "compile", "(p, flags=0)", pattern_compile};
 
 /* ---- putting it in place ---- */
 
@@ -368,9 +375,7 @@ take_package(loader_state *state)
         all->serves = all->serves && ours && in_standard_library(state, dictionaries[i]);
     }
     all->compiler = Py_NewRef(dictionaries[1]);
-    PyObject *name = PyUnicode_InternFromString(package[1]);
-    all->function = name == NULL ? NULL : PyCFunction_NewEx(&compile_definition, state->module, name);
-    Py_XDECREF(name);
+    all->function = stand_in_new(state, &compile_definition);
     PyObject *compile = PyDict_GetItemString(all->compiler, "compile");
     PyObject *parse = PyDict_GetItemString(dictionaries[2], "parse");
     PyObject *sre = PyDict_GetItemString(all->compiler, "_sre");
@@ -383,9 +388,12 @@ take_package(loader_state *state)
     }
     all->plain_compile = Py_NewRef(compile);
     all->sre_compile = PyObject_GetAttrString(sre, "compile");
+    all->looks_for_codecs = system_flag("dev_mode") != 0;
     /* ours first: what is watched is how things are with it in place */
-    return all->sre_compile != NULL && PyCFunction_Check(all->sre_compile) && put_in_place(state)
-           && watch(state, dictionaries[1], true) && watch(state, dictionaries[2], true);
+    return all->sre_compile != NULL && PyCFunction_CheckExact(all->sre_compile) && PyModule_CheckExact(sre)
+           && PyCFunction_GET_SELF(all->sre_compile) == sre && put_in_place(state)
+           && watch(state, dictionaries[1], true) && watch(state, dictionaries[2], true)
+           && watch(state, PyModule_GetDict(sre), false);
 }
 
 void

@@ -8,8 +8,8 @@
    - re._compiler.compile is replaced, nothing else. Above it, re.compile, re._compile and its cache, re.purge and all
      the functions that take a pattern run as ever; below it, _sre.compile makes the pattern object.
    - Left to the plain function, in the end of the same call: anything but an exact str or bytes with an exact int;
-     DEBUG, which prints; LOCALE and TEMPLATE; patterns that are wrong or warn; and every pattern while something looks
-     on.
+     DEBUG, which prints; LOCALE and TEMPLATE; patterns that are wrong or warn, and such as let the parser do more than
+     compute (\N{...} imports unicodedata); and every pattern while something looks on.
    - What entries are, and which patterns are recorded: results.h. */
 #ifndef PYCDS_PATTERNS_H
 #define PYCDS_PATTERNS_H

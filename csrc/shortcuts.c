@@ -2,6 +2,7 @@
 
 #include "foreign_finder.h"
 #include "patterns.h"
+#include "stand_in.h"
 
 #include <string.h>
 
@@ -11,8 +12,10 @@
 
 /* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
    finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or
-   None (_get_module_lock, 3.11 to 3.14). While nobody else wants the lock, ours stands there itself. Called, it makes
-   the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes.
+   None (_get_module_lock, 3.11 to 3.15). While nobody else wants the lock, a reference to ours stands there. Called, it
+   makes the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes. It is as weak as
+   the ordinary one, and for the same reason: an exception out of the blue (Ctrl-C) can keep _find_and_load from
+   releasing what it has just got, and the lock has to go with its frame.
 
    A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
    thread, and lock classes of its own: from then on locks are made the ordinary way. It also looks for all _ModuleLocks
@@ -22,9 +25,17 @@
    From 3.15 on _find_and_load does without a manager: it takes the lock from _get_module_lock, and calls its acquire and
    release, which are __enter__ and __exit__ here. Whoever else asks _get_module_lock, gets a lock. That it is a class,
    too, keeps it out of profiles: the call of a built-in function would be told before it could step aside. */
+typedef struct lock_manager lock_manager;
+
 typedef struct {
     PyObject_HEAD
+    lock_manager *manager; /* NULL: it is gone */
+} lock_reference;
+
+struct lock_manager {
+    PyObject_HEAD
     PyObject *name; /* owned */
+    lock_reference *reference; /* owned: what stands, or stood, for it in _module_locks; NULL: nothing ever */
     PyObject *lock; /* owned: the real lock, once there is one */
     PyObject *joined; /* owned: the manager of the same thread whose hold this one counts up; or NULL */
     PyObject *plain; /* owned: the ordinary manager (3.15: lock), where ours would have to wait; or NULL */
@@ -32,7 +43,7 @@ typedef struct {
     Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
     bool converting; /* manager_call makes the real lock, in Python: other threads run meanwhile */
     Py_ssize_t left; /* times that its owner left meanwhile */
-} lock_manager;
+};
 
 #if SHORTCUTS_STAND_IN_FOR_LOCKS
 #define MANAGER_NAME "_get_module_lock"
@@ -120,6 +131,38 @@ threads_are_plain(loader_state *state)
     return plain;
 }
 
+/* What stands in _module_locks for our manager. New reference; NULL with an exception. */
+static lock_reference *
+make_reference(loader_state *state, lock_manager *manager)
+{
+    PyTypeObject *type = state->shortcuts.reference_type;
+    lock_reference *reference = (lock_reference *)type->tp_alloc(type, 0);
+    if (reference != NULL) {
+        reference->manager = manager;
+    }
+    return reference;
+}
+
+/* Our manager of that name, if it is one of ours that stands there. Borrowed. */
+static lock_manager *
+own_manager(const loader_state *state, PyObject *there)
+{
+    return there != NULL && Py_TYPE(there) == state->shortcuts.reference_type ? ((lock_reference *)there)->manager
+                                                                              : NULL;
+}
+
+/* Takes a manager out of _module_locks, if it stands there. RET_ERROR with an exception. */
+static int
+take_out(loader_state *state, lock_manager *manager)
+{
+    PyObject *locks = state == NULL ? NULL : state->shortcuts.module_locks;
+    return locks != NULL && manager->reference != NULL
+                   && PyDict_GetItemWithError(locks, manager->name) == (PyObject *)manager->reference
+                   && PyDict_DelItem(locks, manager->name) != 0
+               ? RET_ERROR
+               : RET_OK;
+}
+
 /* The ordinary manager or lock, entered. */
 static PyObject *
 enter_plain(loader_state *state, lock_manager *self)
@@ -154,17 +197,18 @@ manager_enter(PyObject *object, PyObject *unused)
     unsigned long me = PyThread_get_thread_ident();
     PyObject *there = PyDict_GetItemWithError(locks, self->name);
     if (there == NULL) {
-        if (PyErr_Occurred() || PyDict_SetItem(locks, self->name, object) != 0) {
+        if (PyErr_Occurred() || (self->reference == NULL && (self->reference = make_reference(state, self)) == NULL)
+            || PyDict_SetItem(locks, self->name, (PyObject *)self->reference) != 0) {
             return NULL;
         }
         self->owner = me;
         self->count = 1;
         return Py_NewRef(MANAGER_ENTERED);
     }
-    if (Py_TYPE(there) == Py_TYPE(object) && ((lock_manager *)there)->owner == me
-        && ((lock_manager *)there)->count > 0) {
-        ((lock_manager *)there)->count++;
-        self->joined = Py_NewRef(there);
+    lock_manager *holder = own_manager(state, there);
+    if (holder != NULL && holder->owner == me && holder->count > 0) {
+        holder->count++;
+        self->joined = Py_NewRef((PyObject *)holder);
         return Py_NewRef(MANAGER_ENTERED);
     }
     return enter_plain(state, self);
@@ -191,12 +235,8 @@ leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize
     else if (holder->converting) {
         holder->left++;
     }
-    else if (holder->count > 0 && --holder->count == 0 && state != NULL && state->shortcuts.module_locks != NULL) {
-        PyObject *locks = state->shortcuts.module_locks;
-        if (PyDict_GetItemWithError(locks, holder->name) == (PyObject *)holder
-            && PyDict_DelItem(locks, holder->name) != 0) {
-            Py_CLEAR(result);
-        }
+    else if (holder->count > 0 && --holder->count == 0 && take_out(state, holder) != RET_OK) {
+        Py_CLEAR(result);
     }
     Py_CLEAR(self->joined);
     if (holder == self && self->count == 0) {
@@ -253,12 +293,9 @@ hold(PyObject *lock, unsigned long owner, Py_ssize_t count)
 
 /* What _get_module_lock calls, under the import lock: the real lock. */
 static PyObject *
-manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+real_lock(lock_manager *self)
 {
-    (void)arguments;
-    (void)keywords;
-    lock_manager *self = (lock_manager *)object;
-    loader_state *state = state_of(object);
+    loader_state *state = state_of((PyObject *)self);
     if (self->lock != NULL) {
         return Py_NewRef(self->lock);
     }
@@ -282,7 +319,7 @@ manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
         PyErr_Fetch(&type, &value, &traceback);
         Py_XDECREF(lock);
         self->count = count;
-        if (count > 0 && PyDict_SetItem(locks, self->name, object) != 0) {
+        if (count > 0 && PyDict_SetItem(locks, self->name, (PyObject *)self->reference) != 0) {
             PyErr_Clear();
         }
         PyErr_Restore(type, value, traceback);
@@ -291,6 +328,42 @@ manager_call(PyObject *object, PyObject *arguments, PyObject *keywords)
     self->lock = lock;
     return Py_NewRef(lock);
 }
+
+static PyObject *
+reference_call(PyObject *object, PyObject *arguments, PyObject *keywords)
+{
+    (void)arguments;
+    (void)keywords;
+    lock_manager *manager = ((lock_reference *)object)->manager;
+    if (manager == NULL) {
+        Py_RETURN_NONE;
+    }
+    Py_INCREF(manager);
+    PyObject *lock = real_lock(manager);
+    Py_DECREF(manager);
+    return lock;
+}
+
+static void
+reference_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot reference_slots[] = {
+    {Py_tp_call, reference_call},
+    {Py_tp_dealloc, reference_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec reference_spec = {
+    .name = "pycds_auto._loader.lock_reference",
+    .basicsize = sizeof(lock_reference),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = reference_slots,
+};
 
 /* What isinstance asks: a lock that is held passes for the one that it stands for. */
 static PyObject *
@@ -339,6 +412,16 @@ static int
 manager_clear(PyObject *object)
 {
     lock_manager *self = (lock_manager *)object;
+    if (self->reference != NULL) { /* held to the end, for the reason above */
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        if (take_out(state_of(object), self) != RET_OK) {
+            PyErr_Clear();
+        }
+        PyErr_Restore(type, value, traceback);
+        self->reference->manager = NULL;
+        Py_CLEAR(self->reference);
+    }
     Py_CLEAR(self->name);
     Py_CLEAR(self->lock);
     Py_CLEAR(self->joined);
@@ -369,9 +452,9 @@ static PyGetSetDef manager_attributes[] = {
 };
 
 static PyType_Slot manager_slots[] = {
-    {Py_tp_new, manager_new},           {Py_tp_methods, manager_methods},     {Py_tp_call, manager_call},
-    {Py_tp_traverse, manager_traverse}, {Py_tp_clear, manager_clear},         {Py_tp_dealloc, manager_dealloc},
-    {Py_tp_getset, manager_attributes}, {0, NULL},
+    {Py_tp_new, manager_new},           {Py_tp_methods, manager_methods}, {Py_tp_getset, manager_attributes},
+    {Py_tp_traverse, manager_traverse}, {Py_tp_clear, manager_clear},     {Py_tp_dealloc, manager_dealloc},
+    {0, NULL},
 };
 
 static PyType_Spec manager_spec = {
@@ -446,8 +529,12 @@ init_attributes(loader_state *state, PyObject *spec, PyObject *module)
     PyObject *dictionary = PyModule_GetDict(module);
     PyObject *name = spec_value(spec, state->strings.name), *loader = spec_value(spec, state->strings.loader);
     PyObject *locations = spec_value(spec, state->strings.locations), *origin = spec_value(spec, state->strings.origin);
-    /* modules of 3.15 have no __cached__ */
+    /* ModuleSpec.cached, which finds it out when it is first asked for; modules of 3.15 have no __cached__ */
     PyObject *cached = NATIVE_SPECS_GET_CACHED ? spec_value(spec, state->strings.cached) : Py_NewRef(Py_None);
+    bool found_out = NATIVE_SPECS_GET_CACHED && cached == Py_None && origin != NULL && PyUnicode_CheckExact(origin);
+    if (found_out) {
+        Py_XSETREF(cached, finder_cached_path(state, origin));
+    }
     PyObject *has_location = spec_value(spec, state->strings.set_fileattr);
     int result = 0;
     if (name != NULL && loader != NULL && locations != NULL && origin != NULL && cached != NULL
@@ -460,6 +547,7 @@ init_attributes(loader_state *state, PyObject *spec, PyObject *module)
                          || PyDict_SetItem(dictionary, names->dunder_spec, spec) != 0
                          || (locations != Py_None && PyDict_SetItem(dictionary, names->dunder_path, locations) != 0)
                          || PyDict_SetItem(dictionary, names->dunder_file, origin) != 0
+                         || (found_out && PyObject_SetAttr(spec, state->strings.cached, cached) != 0)
                          || (NATIVE_SPECS_GET_CACHED
                              && PyDict_SetItem(dictionary, names->dunder_cached, cached) != 0)
                      ? -1
@@ -486,13 +574,11 @@ call_plain(PyObject *plain, PyObject *const *arguments, Py_ssize_t count, PyObje
     return PyObject_Vectorcall(plain, arguments, (size_t)count, keywords);
 }
 
-PyDoc_STRVAR(init_doc, "_init_module_attrs(spec, module, *, override=False)");
-
 static PyObject *
-init_module_attrs(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+init_module_attrs(loader_state *state, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = PyModule_GetState(self);
-    if (count == 2 && keywords == NULL && state->shortcuts.installed) {
+    /* importlib.util.module_from_spec comes here, too, without an import that would have stepped aside */
+    if (count == 2 && keywords == NULL && state->shortcuts.installed && !import_is_observed(state)) {
         int done = init_attributes(state, arguments[0], arguments[1]);
         if (done != 0) {
             return done < 0 ? NULL : Py_NewRef(arguments[1]);
@@ -501,8 +587,8 @@ init_module_attrs(PyObject *self, PyObject *const *arguments, Py_ssize_t count, 
     return call_plain(state->shortcuts.plain_init_module_attrs, arguments, count, keywords);
 }
 
-static PyMethodDef init_definition = {
-    "_init_module_attrs", (PyCFunction)(void (*)(void))init_module_attrs, METH_FASTCALL | METH_KEYWORDS, init_doc};
+static const struct stand_in_definition init_definition = {
+    "_frozen_importlib", "_init_module_attrs", "(spec, module, *, override=False)", init_module_attrs};
 
 /* ---- asking finders ---- */
 
@@ -603,13 +689,10 @@ find_archived(loader_state *state, PyObject *const *arguments)
     return spec;
 }
 
-PyDoc_STRVAR(find_doc, "_find_spec(name, path, target=None)");
-
 static PyObject *
-find_spec(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+find_spec(loader_state *state, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = PyModule_GetState(self);
-    if (count == 2 && keywords == NULL && state->shortcuts.installed) {
+    if (count == 2 && keywords == NULL && state->shortcuts.installed && !import_is_observed(state)) {
         PyObject *spec = find_archived(state, arguments);
         if (spec != NULL || PyErr_Occurred()) {
             return spec;
@@ -618,8 +701,8 @@ find_spec(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject
     return call_plain(state->shortcuts.plain_find_spec, arguments, count, keywords);
 }
 
-static PyMethodDef find_definition = {
-    "_find_spec", (PyCFunction)(void (*)(void))find_spec, METH_FASTCALL | METH_KEYWORDS, find_doc};
+static const struct stand_in_definition find_definition = {
+    "_frozen_importlib", "_find_spec", "(name, path, target=None)", find_spec};
 
 /* ---- from package import names ---- */
 
@@ -644,13 +727,10 @@ has_all_names(PyObject *module, PyObject *names)
     return all;
 }
 
-PyDoc_STRVAR(fromlist_doc, "_handle_fromlist(module, fromlist, import_, *, recursive=False)");
-
 /* importlib._bootstrap._handle_fromlist imports the submodules that are not there yet; mostly all is there. */
 static PyObject *
-handle_fromlist(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+handle_fromlist(loader_state *state, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    loader_state *state = PyModule_GetState(self);
     if (count == 3 && keywords == NULL && state->shortcuts.installed && has_all_names(arguments[0], arguments[1])
         && !import_is_observed(state) && importlib_is_untouched(state)) {
         return Py_NewRef(arguments[0]);
@@ -663,8 +743,8 @@ handle_fromlist(PyObject *self, PyObject *const *arguments, Py_ssize_t count, Py
     return result;
 }
 
-static PyMethodDef fromlist_definition = {
-    "_handle_fromlist", (PyCFunction)(void (*)(void))handle_fromlist, METH_FASTCALL | METH_KEYWORDS, fromlist_doc};
+static const struct stand_in_definition fromlist_definition = {
+    "_frozen_importlib", "_handle_fromlist", "(module, fromlist, import_, *, recursive=False)", handle_fromlist};
 
 /* ---- putting them in place ---- */
 
@@ -791,7 +871,8 @@ take_all(loader_state *state, PyObject *globals)
         return false;
     }
     all->module_locks = Py_NewRef(locks);
-    return take_manager(all, globals)
+    all->reference_type = (PyTypeObject *)PyType_FromModuleAndSpec(state->module, &reference_spec, NULL);
+    return all->reference_type != NULL && take_manager(all, globals)
            && take_function(&all->plain_init_module_attrs, globals, replaced_names[SHORTCUT_INIT])
            && take_function(&all->plain_find_spec, globals, replaced_names[SHORTCUT_FIND])
            && take_function(&all->plain_handle_fromlist, globals, replaced_names[SHORTCUT_FROMLIST])
@@ -824,15 +905,10 @@ locks_are_as_expected(PyObject *globals)
 static bool
 replace(loader_state *state, PyObject *globals)
 {
-    PyObject *name =
-        PyUnicode_InternFromString("_frozen_importlib"); /* their __module__, as what they replace has it */
     PyObject *shortcuts[SHORTCUTS] = {
-        PyType_FromModuleAndSpec(state->module, &manager_spec, NULL),
-        PyCFunction_NewEx(&init_definition, state->module, name),
-        PyCFunction_NewEx(&find_definition, state->module, name),
-        PyCFunction_NewEx(&fromlist_definition, state->module, name)};
-    bool complete = name != NULL;
-    Py_XDECREF(name);
+        PyType_FromModuleAndSpec(state->module, &manager_spec, NULL), stand_in_new(state, &init_definition),
+        stand_in_new(state, &find_definition), stand_in_new(state, &fromlist_definition)};
+    bool complete = true;
     for (int i = 0; i < SHORTCUTS; i++) {
         complete = complete && shortcuts[i] != NULL;
     }
@@ -847,7 +923,8 @@ bool
 shortcuts_put_in_place(loader_state *state, PyObject *value)
 {
     return PyType_Check(value) ? ((PyTypeObject *)value)->tp_new == manager_new
-                               : PyCFunction_Check(value) && PyCFunction_GET_SELF(value) == state->module;
+                               : stand_in_is(state, value, &init_definition) || stand_in_is(state, value, &find_definition)
+                                     || stand_in_is(state, value, &fromlist_definition);
 }
 
 /* Puts what was replaced into a dictionary, where ours stand there. RET_ERROR with an exception. */
@@ -935,6 +1012,7 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.plain_init_module_attrs);                                                                    \
     DO((state)->shortcuts.plain_find_spec);                                                                            \
     DO((state)->shortcuts.plain_handle_fromlist);                                                                      \
+    DO((state)->shortcuts.reference_type);                                                                             \
     DO((state)->shortcuts.find_and_load);                                                                              \
     DO((state)->shortcuts.get_module_lock);                                                                            \
     DO((state)->shortcuts.module_locks);                                                                               \

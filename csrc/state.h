@@ -96,6 +96,7 @@ struct shortcuts {
     bool aside; /* installed, but what was replaced is back for the time being */
     PyObject *globals; /* dictionary of importlib._bootstrap */
     PyObject *plain_manager, *plain_init_module_attrs, *plain_find_spec, *plain_handle_fromlist; /* what was replaced */
+    PyTypeObject *reference_type; /* of what stands in module_locks for our managers */
     PyObject *find_and_load; /* 3.15: its code object */
     PyObject *get_module_lock, *module_locks, *lock_type; /* importlib._bootstrap's */
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
@@ -113,6 +114,7 @@ struct patterns {
     bool tried; /* to put ours in place, once `re` was there */
     bool serves; /* the package came from the image, so that its entries are good */
     bool aside; /* the plain function is back for the time being */
+    bool looks_for_codecs; /* development mode */
     struct result_notes notes;
     PyObject *compiler; /* dictionary of re._compiler */
     PyObject *function, *plain_compile; /* ours, and what it replaced */
@@ -203,6 +205,7 @@ typedef struct {
     PyObject *module; /* borrowed: this module */
     PyObject *finder_type; /* owned */
     PyObject *loader_type; /* owned; NULL until loader_type() */
+    PyTypeObject *stand_in_type; /* owned; NULL until stand_in_new() */
     enum { PREPARATION_DUE, PREPARATION_DONE, PREPARATION_FAILED } preparation; /* see prepare_search() */
     bool installed; /* the finder was put into sys.meta_path, which owns it: a reference here would be a cycle */
 
@@ -280,6 +283,9 @@ enter_call(void)
    importlib is not as CPython made it. */
 int guard_importlib(loader_state *state, const char **reason);
 
+/* sys.flags.<name> as an int; 0 if it cannot be had. */
+long system_flag(const char *name);
+
 /* An object of sys, as PySys_GetObject, which makes a str of the name each time. Borrowed; NULL without an exception.
    Needs prepare_search(). */
 static inline PyObject *
@@ -298,6 +304,10 @@ bool prepare_search(loader_state *state);
 
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
+
+/* finder.c: what importlib.util.cache_from_source says of a source, as a str. New reference; NULL without an exception
+   where that isn't known: a prefix is set, for one. */
+PyObject *finder_cached_path(loader_state *state, PyObject *origin);
 
 /* finder.c: the finder's find_spec(name, path). *absent, if asked for: it is proved that PathFinder would find
    nothing. */

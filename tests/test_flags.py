@@ -263,6 +263,19 @@ def test_importtime(user: User, program: Path) -> None:
     assert observed.misses == 0 and "lib.m" in observed.served()
 
 
+def test_importtime_of_what_is_there(user: User, program: Path) -> None:
+    """Since 3.14 there is a level that names what is imported again, too: also for a file that importlib reads."""
+    if user.run("-c", "import sys; print(sys.version_info >= (3, 14))", plain=True).stdout == "False\n":
+        pytest.skip("3.14 brought -X importtime=2")
+    user.run(program)
+    user.build()
+    plain = user.run("-X", "importtime=2", program, plain=True, quiet=False)
+    ours = user.run("-X", "importtime=2", program, readonly=True, quiet=False)
+    assert ours.stdout == plain.stdout
+    pattern = r"^import time: +cached +\| +cached +\| (.*)$"
+    assert imported(ours.stderr, pattern) == imported(plain.stderr, pattern) != []
+
+
 def test_verbose(user: User, program: Path) -> None:
     """-v reports each module that was imported and each that is cleaned up; how a loader calls itself may differ."""
     user.run(program)

@@ -271,7 +271,7 @@ tell(native(lib.part5.value))
 def test_subinterpreters(stock: Stock, tmp_path: Path) -> None:
     """They do without; what the main interpreter has from the archive outlives them."""
     program = stock.own(tmp_path, STATS + INTERPRETERS)
-    plain = stock.user.run("-W", "ignore", program, plain=True, quiet=False)  # 3.15's .start loads us, to do nothing
+    plain = stock.user.run("-W", "ignore", program, plain=True, quiet=False)
     ours = stock.user.run("-W", "ignore", program, readonly=True, quiet=False)
     assert ours.stdout == plain.stdout and plain.stdout.count("True\n") >= 4
     told = ours.stderr.splitlines()

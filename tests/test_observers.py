@@ -79,6 +79,22 @@ PROGRAMS = {
         import zipfile, xml.dom.minidom
         log(bootstrap._find_spec is find)
     """,
+    "a profiler of what is no import": """
+        import importlib.util, html.parser, difflib, re
+        spec = importlib.util.find_spec('colorsys')
+        def profile(frame, event, argument):
+            seen.append((event, argument.__qualname__ if event[:2] == 'c_' else frame.f_code.co_name))
+        for work in (
+            lambda: importlib.util.module_from_spec(spec), lambda: re.compile('x+y'), lambda: re.compile('y+x'),
+            lambda: importlib.__import__('html', fromlist=['parser']),
+        ):
+            seen = []
+            sys.setprofile(profile)
+            work()
+            sys.setprofile(None)
+            for item in seen: log(*item)
+            import sched, wave, csv, netrc
+    """,
     "tracemalloc": """
         import tracemalloc
         tracemalloc.start()

@@ -90,6 +90,17 @@ PROGRAMS = {
         import copy, pickle
         print([pickle.loads(pickle.dumps(p)) == p for p in before[:40] if isinstance(p, re.Pattern)], copy.copy(before[3]) is before[3])
     """, 300),
+    "what the parser imports": ("""
+        import lib.many
+        print('unicodedata' in sys.modules)
+    """, 300),
+    "_sre is patched": ("""
+        import _sre
+        plain, calls = _sre.compile, []
+        _sre.compile = lambda *arguments: calls.append(arguments) or plain(*arguments)
+        import lib.many
+        print(len(calls))
+    """, 0),
     "left to plain": ("""
         import lib.plain_ones
         for p, caught in lib.plain_ones.results: print(told(p), caught)
@@ -250,11 +261,21 @@ def test_program(primed: User, tmp_path, name: str) -> None:
 
 def test_skipped(primed: User, tmp_path) -> None:
     script = tmp_path / "program.py"
-    script.write_text(program("import lib.many\nprint(type(re._compiler.compile).__name__)"))
-    for skip, kind in ("", "builtin_function_or_method"), ("re", "function"):
+    script.write_text(program("import lib.many\nprint(type(re._compiler.compile).__module__)"))
+    for skip, kind in ("", "pycds_auto._loader"), ("re", "builtins"):
         told = primed.run(script, readonly=True, env={"PYCDS_SKIP": skip, "COUNT": str(tmp_path / "count")})
         assert told.stdout == kind + "\n"
         assert (int((tmp_path / "count").read_text()) > 0) == (not skip)
+
+
+def test_development_mode(primed: User, tmp_path) -> None:
+    """The parser makes texts of bytes by a codec, which the interpreter then looks for."""
+    script = tmp_path / "program.py"
+    script.write_text(program("import lib.many\nprint('encodings.latin_1' in sys.modules)"))
+    plain = primed.run("-X", "dev", script, plain=True)
+    assert plain.stdout == "True\n"
+    same(primed.run("-X", "dev", script, readonly=True, env={"COUNT": str(tmp_path / "count")}), plain)
+    assert int((tmp_path / "count").read_text()) > 0
 
 
 def test_another_package_of_that_name(primed: User, tmp_path) -> None:
@@ -275,11 +296,11 @@ def test_another_package_of_that_name(primed: User, tmp_path) -> None:
         )
     )
     env = {"PYTHONPATH": path}
-    plain = primed.run(script, plain=True, env=env, quiet=False)  # 3.15: site reads .start files with it, and complains
+    plain = primed.run(script, plain=True, env=env)
     assert "<re.Match object" in plain.stdout.splitlines()[0]
-    same(primed.run(script, env=env, quiet=False), plain)
+    same(primed.run(script, env=env), plain)
     primed.build()
-    same(primed.run(script, readonly=True, env=env, quiet=False), plain)
+    same(primed.run(script, readonly=True, env=env), plain)
 
 
 def test_only_imports_are_recorded(user: User, tmp_path) -> None:

@@ -42,7 +42,7 @@ if _missing is not None:
 
 
 def activate() -> bool:
-    """Put the archive to use, once; is it in use? The .pth file does this at start-up, and from 3.15 on
+    """Put the archive to use, once; is it in use? The .pth file does this at start-up, and from 3.18 on
     pycds_auto.start, whose errors site would print: raises none. PYCDS_DISABLE leaves the extension unloaded."""
     if "pycds_auto._loader" not in sys.modules and os.environ.get("PYCDS_DISABLE", "") not in ("", "0"):
         return False
