@@ -20,7 +20,7 @@
    sys.modules, or less. Leaves no exception. */
 void patterns_install(loader_state *state);
 
-/* At activation: if `re` is there already (another .pth file's doing, or in 3.15 that of site, for .start files), it
+/* At activation: if `re` is there already (another .pth file's doing, or site's, for .start files), it
    can't be the image's, and patterns are left alone in this process: what could never be served isn't to be recorded
    either. */
 void patterns_prepare(loader_state *state);
