@@ -250,7 +250,7 @@ judge_static(const struct scan *scan, PyTypeObject *type, bool exact)
         || PyType_FastSubclass(type, Py_TPFLAGS_TUPLE_SUBCLASS)) {
         return END_SILENT;
     }
-    if ((PyObject *)type == scan->state->finder_type) {
+    if ((PyObject *)type == scan->state->finder_type || type == scan->state->stand_in_type) {
         return END_SILENT; /* finder_dealloc calls us no second time */
     }
     return is_silent_name(type->tp_name) || is_name_of_ctypes(type->tp_name) ? END_SILENT : END_VISIBLE;

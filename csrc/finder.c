@@ -161,12 +161,15 @@ finder_cached_path(loader_state *state, PyObject *origin)
     PyObject *implementation = system_object(state, state->strings.implementation);
     PyObject *tag = implementation == NULL ? NULL : PyObject_GetAttr(implementation, state->strings.cache_tag);
     Py_XDECREF(tag);
-    Py_ssize_t size = 0;
-    const char *path = prefix == Py_None && tag == state->cache_tag ? PyUnicode_AsUTF8AndSize(origin, &size) : NULL;
+    /* encoded apart: the str would keep its utf-8, which sys.getsizeof shows */
+    PyObject *encoded = prefix == Py_None && tag == state->cache_tag ? PyUnicode_AsUTF8String(origin) : NULL;
+    const char *path = encoded == NULL ? NULL : PyBytes_AS_STRING(encoded);
+    Py_ssize_t size = encoded == NULL ? 0 : PyBytes_GET_SIZE(encoded);
     const char *slash = path == NULL || state->session == NULL ? NULL : strrchr(path, '/');
     size_t stem = slash == NULL ? 0 : (size_t)(path + size - slash - 1);
     if (stem < 4 || memcmp(path + size - 3, ".py", 3) != 0) {
         PyErr_Clear();
+        Py_XDECREF(encoded);
         return NULL;
     }
     static const char between[] = "/__pycache__/";
@@ -178,6 +181,7 @@ finder_cached_path(loader_state *state, PyObject *origin)
     add_text(&builder, state->session->cached_suffix, strlen(state->session->cached_suffix));
     PyObject *result = builder.at == NULL ? NULL : PyUnicode_DecodeUTF8(text, builder.at - text, "strict");
     PyErr_Clear();
+    Py_DECREF(encoded);
     return result;
 }
 
