@@ -41,7 +41,7 @@ struct lock_manager {
     PyObject *plain; /* owned: the ordinary manager (3.15: lock), where ours would have to wait; or NULL */
     unsigned long owner; /* thread; settable, as a _ModuleLock's */
     Py_ssize_t count; /* of holds; 0: not held, or by the real lock */
-    bool converting; /* manager_call makes the real lock, in Python: other threads run meanwhile */
+    bool converting; /* real_lock makes it, in Python: other threads run meanwhile */
     Py_ssize_t left; /* times that its owner left meanwhile */
 };
 
