@@ -180,6 +180,18 @@ enter_plain(loader_state *state, lock_manager *self)
     return result;
 }
 
+/* Does a thread hold the import lock? _get_module_lock does while it looks for a lock and puts a new one there: ours
+   must not come in between. True if in doubt. */
+static bool
+import_lock_is_held(const loader_state *state)
+{
+    PyObject *answer = PyObject_CallNoArgs(state->shortcuts.lock_held);
+    bool held = answer != Py_False;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return held;
+}
+
 static PyObject *
 manager_enter(PyObject *object, PyObject *unused)
 {
@@ -191,7 +203,7 @@ manager_enter(PyObject *object, PyObject *unused)
         PyErr_SetString(PyExc_RuntimeError, "a module's lock was taken twice, or after the end of pycds_auto");
         return NULL;
     }
-    if (!PyUnicode_CheckExact(self->name) || !threads_are_plain(state)) {
+    if (!PyUnicode_CheckExact(self->name) || !threads_are_plain(state) || import_lock_is_held(state)) {
         return enter_plain(state, self);
     }
     unsigned long me = PyThread_get_thread_ident();
@@ -884,7 +896,8 @@ take_all(loader_state *state, PyObject *globals)
            && (all->is_builtin = PyObject_GetAttrString(imp, "is_builtin")) != NULL
            && (all->find_frozen = PyObject_GetAttrString(imp, "find_frozen")) != NULL
            && (all->acquire_lock = PyObject_GetAttrString(imp, "acquire_lock")) != NULL
-           && (all->release_lock = PyObject_GetAttrString(imp, "release_lock")) != NULL;
+           && (all->release_lock = PyObject_GetAttrString(imp, "release_lock")) != NULL
+           && (all->lock_held = PyObject_GetAttrString(imp, "lock_held")) != NULL;
 }
 
 /* Can a real lock be marked as held? */
@@ -1024,6 +1037,7 @@ shortcuts_install(loader_state *state)
     DO((state)->shortcuts.is_builtin);                                                                                 \
     DO((state)->shortcuts.find_frozen);                                                                                \
     DO((state)->shortcuts.acquire_lock);                                                                               \
+    DO((state)->shortcuts.lock_held);                                                                                  \
     DO((state)->shortcuts.release_lock);                                                                               \
     DO((state)->shortcuts.foreign[0].code);                                                                            \
     DO((state)->shortcuts.foreign[1].code);                                                                            \

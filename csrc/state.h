@@ -100,7 +100,7 @@ struct shortcuts {
     PyObject *find_and_load; /* 3.15: its code object */
     PyObject *get_module_lock, *module_locks, *lock_type; /* importlib._bootstrap's */
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
-    PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock; /* _imp's */
+    PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock, *lock_held; /* _imp's */
     struct guarded_type spec_type, finder_types[SHORTCUT_FINDERS];
     struct foreign_code foreign[FOREIGN_CODES];
     struct shortcut_strings strings;

@@ -80,6 +80,22 @@ PROGRAMS = {
             helper = getattr(importlib._bootstrap, name)
             print(helper.__module__, helper.__name__, helper.__qualname__)
     """,
+    "another thread holds the import lock, as _get_module_lock does": """
+        import _imp, threading, time
+        held, go_on = threading.Event(), threading.Event()
+        def hold():
+            _imp.acquire_lock()
+            held.set()
+            go_on.wait()
+            print("syntax" in importlib._bootstrap._module_locks)
+            _imp.release_lock()
+        threads = [threading.Thread(target=hold), threading.Thread(target=lambda: __import__("syntax"))]
+        threads[0].start(); held.wait()
+        threads[1].start(); time.sleep(0.2)
+        go_on.set()
+        for thread in threads: thread.join()
+        print(sys.modules["syntax"].x, locks())
+    """,
     "frames below a module's body": """
         import frames
         print(frames.names)
