@@ -209,15 +209,9 @@ decline(void)
     if (system_flag("verbose") > 0) {
         return "verbose imports (-v)"; /* its output tells each file that importlib reads */
     }
-#if PY_VERSION_HEX >= 0x030e0000
-    int import_time = 0;
-    if (PyConfig_GetInt("import_time", &import_time) != 0) {
-        PyErr_Clear();
+    if (native_import_time() > 1) {
+        return "-X importtime=2"; /* it tells what is imported to read a file, too */
     }
-    if (import_time > 1) {
-        return "-X importtime=2"; /* it tells what is imported to read a file, too (Python/import.c, 3.14) */
-    }
-#endif
     PyObject *implementation = PySys_GetObject("implementation");
     PyObject *name = implementation == NULL ? NULL : PyObject_GetAttrString(implementation, "name");
     bool is_cpython = name != NULL && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "cpython") == 0;

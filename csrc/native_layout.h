@@ -535,10 +535,24 @@ PyObject *native_code_constants(PyObject *code);
    (Lib/importlib/_bootstrap.py; 3.15)? */
 #define SHORTCUTS_STAND_IN_FOR_LOCKS (PY_VERSION_HEX >= 0x030f0000)
 
+/* The level of -X importtime; 0: off, or a version without levels, whose only one changes nothing for us (Python/import.c;
+   3.14). */
+static inline int
+native_import_time(void)
+{
+    int level = 0;
+#if PY_VERSION_HEX >= 0x030e0000
+    if (PyConfig_GetInt("import_time", &level) != 0) {
+        PyErr_Clear();
+    }
+#endif
+    return level;
+}
+
 #if SHORTCUTS_STAND_IN_FOR_LOCKS
-/* The code object that calls a built-in function at this moment (borrowed; the frame holds it). */
+/* The code object that calls a class or built-in function at this moment (borrowed; the frame holds it). */
 static inline PyObject *
-calling_code(void)
+native_calling_code(void)
 {
     struct _PyInterpreterFrame *frame = PyThreadState_Get()->current_frame;
     PyObject *code = frame == NULL ? NULL : PyUnstable_InterpreterFrame_GetCode(frame);
@@ -560,6 +574,14 @@ native_is_lazy(PyObject *value)
     return false;
 #endif
 }
+
+/* ---- names of PyMemberDef's constants: Python.h's own from 3.12 on (Include/descrobject.h) ---- */
+
+#if PY_VERSION_HEX < 0x030c0000
+#include <structmember.h>
+#define Py_T_PYSSIZET T_PYSSIZET
+#define Py_READONLY READONLY
+#endif
 
 /* ---- versions of dictionaries, native encoding or not ----
 

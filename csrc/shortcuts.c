@@ -1,6 +1,7 @@
 #include "shortcuts.h"
 
 #include "foreign_finder.h"
+#include "native_layout.h"
 #include "patterns.h"
 #include "stand_in.h"
 
@@ -83,7 +84,7 @@ static bool
 is_asked_by_importlib(const struct shortcuts *all)
 {
 #if SHORTCUTS_STAND_IN_FOR_LOCKS
-    return calling_code() == all->find_and_load;
+    return native_calling_code() == all->find_and_load;
 #else
     (void)all;
     return true;

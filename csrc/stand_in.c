@@ -1,10 +1,6 @@
 #include "stand_in.h"
 
-#if PY_VERSION_HEX < 0x030c0000
-#include <structmember.h>
-#define Py_T_PYSSIZET T_PYSSIZET
-#define Py_READONLY READONLY
-#endif
+#include "native_layout.h"
 
 typedef struct {
     PyObject_HEAD
