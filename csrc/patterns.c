@@ -91,8 +91,9 @@ is_untouched(const loader_state *state)
 
 /* ---- keys and entries ---- */
 
-/* Does the parser do more than to compute? For \N{...} it imports unicodedata, and in development mode it looks for the
-   codec by which it makes texts of bytes (re/_parser.py, _class_escape and Tokenizer.__init__, 3.11 to 3.15). */
+/* Does the parser do more than to compute? For \N{...} it imports unicodedata, and in development mode and debug builds
+   it looks for the codec by which it makes texts of bytes (re/_parser.py, _class_escape and Tokenizer.__init__, 3.11 to
+   3.15). */
 static bool
 has_side_effects(const loader_state *state, bool text, const char *bytes, size_t size)
 {
@@ -388,7 +389,11 @@ take_package(loader_state *state)
     }
     all->plain_compile = Py_NewRef(compile);
     all->sre_compile = PyObject_GetAttrString(sre, "compile");
+#ifdef Py_DEBUG
+    all->looks_for_codecs = true; /* Objects/unicodeobject.c, unicode_check_encoding_errors */
+#else
     all->looks_for_codecs = system_flag("dev_mode") != 0;
+#endif
     /* ours first: what is watched is how things are with it in place */
     return all->sre_compile != NULL && PyCFunction_CheckExact(all->sre_compile) && PyModule_CheckExact(sre)
            && PyCFunction_GET_SELF(all->sre_compile) == sre && put_in_place(state)

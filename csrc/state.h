@@ -114,7 +114,7 @@ struct patterns {
     bool tried; /* to put ours in place, once `re` was there */
     bool serves; /* the package came from the image, so that its entries are good */
     bool aside; /* the plain function is back for the time being */
-    bool looks_for_codecs; /* development mode */
+    bool looks_for_codecs; /* development mode, or a debug build */
     struct result_notes notes;
     PyObject *compiler; /* dictionary of re._compiler */
     PyObject *function, *plain_compile; /* ours, and what it replaced */
