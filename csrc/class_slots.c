@@ -521,7 +521,7 @@ set_inherited_slots(struct classes *all, PyTypeObject *type, PyObject *name)
                    && PyCFunction_GET_FUNCTION(method) == all->new_wrapper));
 }
 
-/* Have all classes behind the first of an order exact strings for keys? Looking up others runs what they compare with. */
+/* Have all classes behind the first of an order exact strings for keys? Looking up others runs their comparisons. */
 static bool
 have_plain_names(PyObject *order)
 {

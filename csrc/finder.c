@@ -95,7 +95,7 @@ fill_spec(
     return filled;
 }
 
-/* ModuleSpec(name, loader, origin=origin) with a file, which then gets its submodule_search_locations. New reference. */
+/* ModuleSpec(name, loader, origin=origin) with a file; that gets its submodule_search_locations. New reference. */
 static PyObject *
 make_spec(loader_state *state, PyObject *name, PyObject *loader, PyObject *origin, PyObject *locations)
 {

@@ -226,7 +226,8 @@ is_own(PyObject *module, PyObject *value)
     return PyUnicode_CheckExact(value) || value == Py_NotImplemented;
 }
 
-/* Is it something that importlib's own namespaces have none of: a function from elsewhere, an object that can be called? */
+/* Is it something that importlib's own namespaces have none of: a function from elsewhere, an object that can be
+   called? */
 static bool
 is_foreign(loader_state *state, PyObject *module, PyObject *value)
 {

@@ -303,17 +303,17 @@ leaf_group(const struct encoder *encoder, PyObject *leaf, enum leaf_kind kind)
     return kind == LEAF_TEXT ? GROUP_TEXT : native_is_static(leaf) ? GROUPS : GROUP_INTERNED;
 }
 
-/* Is it a part of a code object that no program sees? Then equal ones may be one object: in an average module half of all
-   co_localsplusnames. (co_varnames and its like are made of them when they are asked for: Objects/codeobject.c, 3.11 to
-   3.15, get_localsplus_names.) */
+/* Is it a part of a code object that no program sees? Then equal ones may be one object: in an average module half of
+   all co_localsplusnames. (co_varnames and its like are made of them when they are asked for: Objects/codeobject.c,
+   3.11 to 3.15, get_localsplus_names.) */
 static bool
 is_unseen(int part)
 {
     return part == NATIVE_LOCALSPLUSKINDS || part == NATIVE_LOCALSPLUSNAMES;
 }
 
-/* What is written for a part of a code object. `once`: the code runs once, and its tuples go with it. Borrowed; NULL with
-   an exception. */
+/* What is written for a part of a code object. `once`: the code runs once, and its tuples go with it. Borrowed; NULL
+   with an exception. */
 static PyObject *
 written_part(struct encoder *encoder, const struct native_code_parts *parts, int part, bool once)
 {

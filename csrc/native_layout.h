@@ -328,8 +328,8 @@ bool native_layout_may_make_code(const struct native_layout *layout);
    whatever happens to the import. gc.get_threshold(), disable() and freeze() in a module body are as ever, a collection
    that is asked for sets the count to zero as ever, and a program that runs on inside an import (a server) gets its
    collections after one late one. gc.set_threshold() sets the count to what was allocated since, and gc.get_count()
-   says at least zero: ours stand behind both. Does nothing where that can't be, where the collector is off, or where the
-   program set a threshold of its own. */
+   says at least zero: ours stand behind both. Does nothing where that can't be, where the collector is off, or where
+   the program set a threshold of its own. */
 void native_layout_postpone_collection(const struct native_layout *layout);
 
 /* Checks that the running interpreter is laid out as this extension was compiled for; fills *layout. NULL, or a reason
@@ -535,8 +535,8 @@ PyObject *native_code_constants(PyObject *code);
    (Lib/importlib/_bootstrap.py; 3.15)? */
 #define SHORTCUTS_STAND_IN_FOR_LOCKS (PY_VERSION_HEX >= 0x030f0000)
 
-/* The level of -X importtime; 0: off, or a version without levels, whose only one changes nothing for us (Python/import.c;
-   3.14). */
+/* The level of -X importtime; 0: off, or a version without levels, whose only one changes nothing for us
+   (Python/import.c; 3.14). */
 static inline int
 native_import_time(void)
 {
@@ -633,8 +633,8 @@ bool native_places_hold(const struct native_places *places, PyObject *dictionary
    like other interned strings of programs it is freed with its last reference. */
 void native_layout_intern_file_name(PyObject **name);
 
-/* How often the compiler makes a constant set anew at most (sources.c): up to 3.13, where the syntax tree is folded, once
-   more. */
+/* How often the compiler makes a constant set anew at most (sources.c): up to 3.13, where the syntax tree is folded,
+   once more. */
 #define NATIVE_SET_COPIES (PY_VERSION_HEX < 0x030e0000 ? 3 : 2)
 
 /* Gives code that marshal has just made kinds of local variables of its own, as the compiler makes them

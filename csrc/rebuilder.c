@@ -262,9 +262,9 @@ fork_rebuilder(char *const *arguments, char *const *environment, int claimed)
     }
 }
 
-/* The same for a program that goes on: the rebuilder isn't its child, nor is anything left to be waited for, no signal comes,
-   and the time that the process between them takes isn't counted as its children's: SIGCHLD is ignored meanwhile, and then
-   the kernel keeps no trace of a child (waitpid(2), NOTES). */
+/* The same for a program that goes on: the rebuilder isn't its child, nor is anything left to be waited for, no signal
+   comes, and the time that the process between them takes isn't counted as its children's: SIGCHLD is ignored
+   meanwhile, and then the kernel keeps no trace of a child (waitpid(2), NOTES). */
 __attribute__((noinline)) static void
 fork_detached_rebuilder(char *const *arguments, char *const *environment, int claimed)
 {

@@ -14,8 +14,8 @@
 /* importlib._bootstrap._ModuleLockManager(name), a context manager. The ordinary one holds name's _ModuleLock, which it
    finds in, or puts into, _module_locks: a dictionary of weak references, that is, of callables that give a lock or
    None (_get_module_lock, 3.11 to 3.15). While nobody else wants the lock, a reference to ours stands there. Called, it
-   makes the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes. It is as weak as
-   the ordinary one, and for the same reason: an exception out of the blue (Ctrl-C) can keep _find_and_load from
+   makes the real lock, as held by the thread that holds ours. All under the GIL, between two bytecodes. It is as weak
+   as the ordinary one, and for the same reason: an exception out of the blue (Ctrl-C) can keep _find_and_load from
    releasing what it has just got, and the lock has to go with its frame.
 
    A thread is what _thread.get_ident says it is. gevent puts a function of its own there, by which each greenlet is a
@@ -23,9 +23,9 @@
    that are held at that moment (gc.get_objects, isinstance) and makes the greenlet their owner. Ours that are held say
    that they are such locks, and take the new owner.
 
-   From 3.15 on _find_and_load does without a manager: it takes the lock from _get_module_lock, and calls its acquire and
-   release, which are __enter__ and __exit__ here. Whoever else asks _get_module_lock, gets a lock. That it is a class,
-   too, keeps it out of profiles: the call of a built-in function would be told before it could step aside. */
+   From 3.15 on _find_and_load does without a manager: it takes the lock from _get_module_lock, and calls its acquire
+   and release, which are __enter__ and __exit__ here. Whoever else asks _get_module_lock, gets a lock. That it is a
+   class, too, keeps it out of profiles: the call of a built-in function would be told before it could step aside. */
 typedef struct lock_manager lock_manager;
 
 typedef struct {
@@ -276,7 +276,7 @@ manager_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
     return result;
 }
 
-/* Marks a real lock as held `count` times by a thread: the count is a number (3.11) or a list as long (3.12 to 3.15). */
+/* Marks a real lock as held `count` times by a thread: a number (3.11) or a list as long (3.12 to 3.15). */
 static int
 hold(PyObject *lock, unsigned long owner, Py_ssize_t count)
 {
@@ -936,9 +936,11 @@ replace(loader_state *state, PyObject *globals)
 bool
 shortcuts_put_in_place(loader_state *state, PyObject *value)
 {
-    return PyType_Check(value) ? ((PyTypeObject *)value)->tp_new == manager_new
-                               : stand_in_is(state, value, &init_definition) || stand_in_is(state, value, &find_definition)
-                                     || stand_in_is(state, value, &fromlist_definition);
+    if (PyType_Check(value)) {
+        return ((PyTypeObject *)value)->tp_new == manager_new;
+    }
+    return stand_in_is(state, value, &init_definition) || stand_in_is(state, value, &find_definition)
+           || stand_in_is(state, value, &fromlist_definition);
 }
 
 /* Puts what was replaced into a dictionary, where ours stand there. RET_ERROR with an exception. */

@@ -6,8 +6,8 @@
    tracebacks, sys._getframe, warnings' stack levels, the recursion limit and -X importtime are as ever, and there is
    nothing about circular imports, import hooks or modules that replace themselves to be imitated. It is
    - _ModuleLockManager: 4 to 9 microseconds to make a lock, with its weak reference and callback, that nobody ever
-     waits for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it; from 3.15 on
-     _get_module_lock gives it to _find_and_load;
+     waits for. Ours is an entry in _module_locks that makes the real _ModuleLock when somebody asks for it; from 3.15
+     on _get_module_lock gives it to _find_and_load;
    - _init_module_attrs: 2 to 6, mostly for exceptions about attributes that a new module can't have yet;
    - _find_spec: 1 to 3, for finders of built-in and frozen modules, which say no; 10 where setuptools' finder stands in
      front (foreign_finder.h); and 100 for a module that nobody has, which PathFinder looks for a second time;
@@ -27,8 +27,8 @@ void shortcuts_install(loader_state *state);
 /* Is ModuleSpec what it was, so that one can be made attribute by attribute? */
 bool shortcuts_know_specs(const loader_state *state);
 
-/* Gives a copy of a module's dictionary what ours stand in for, if they are in that module: several imports of site's put
-   them in place before the guard takes note of what is there. RET_ERROR with an exception: no memory. */
+/* Gives a copy of a module's dictionary what ours stand in for, if they are in that module: several imports of site's
+   put them in place before the guard takes note of what is there. RET_ERROR with an exception: no memory. */
 int shortcuts_undo(loader_state *state, PyObject *module, PyObject *copy);
 
 /* Is it one of ours, in the place of what it stands in for? */

@@ -54,7 +54,7 @@ stand_in_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
-/* It has no tp_clear: it can be called to the end. The cycle that it is in is our module's, whose state gets cleared. */
+/* It has no tp_clear: it can be called to the end. The cycle it is in is our module's, whose state gets cleared. */
 static void
 stand_in_dealloc(PyObject *object)
 {

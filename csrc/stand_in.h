@@ -1,7 +1,8 @@
 /* What takes the place of a function of the library that was written in Python.
 
    Not a built-in function: of a call of one, the interpreter tells profilers (Python/ceval.c, C_TRACE, 3.11;
-   Python/legacy_tracing.c, 3.12 to 3.15) before ours could see that somebody looks on, and call what it stands in for. */
+   Python/legacy_tracing.c, 3.12 to 3.15) before ours could see that somebody looks on and call what it stands in
+   for. */
 #ifndef PYCDS_STAND_IN_H
 #define PYCDS_STAND_IN_H
 
