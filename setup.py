@@ -80,7 +80,15 @@ class EditableWheelWithStartFiles(editable_wheel):
 
 
 # _FILE_OFFSET_BITS: pyconfig.h sets it, but not all our files include that, and the fields of `struct stat` depend on it.
-compile_flags = ["-std=c11", "-D_GNU_SOURCE=1", "-D_FILE_OFFSET_BITS=64", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+compile_flags = [
+    "-std=c11",
+    "-D_GNU_SOURCE=1",
+    "-D_FILE_OFFSET_BITS=64",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-fvisibility=hidden",
+]
 if os.environ.get("PYCDS_WERROR"):
     compile_flags.append("-Werror")
 

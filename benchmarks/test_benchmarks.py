@@ -63,7 +63,7 @@ def benchmark(*values: float) -> pyperf.Benchmark:
 
 
 def probed(hits: int, active: bool = True, misses: int = 0) -> Probed:
-    stats = {"active": active, "reason": None if active else "no image yet", "hits": hits, "misses": misses, "stale": 0}
+    stats = {"active": active, "reason": None if active else "no archive yet", "hits": hits, "misses": misses, "stale": 0}
     return Probed(0.1, 0.1, ["/a.pyc", "/b.pyc", "/c.pyc"], [], stats, 0, False)
 
 

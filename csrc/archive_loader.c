@@ -47,7 +47,7 @@ native_prepare(loader_state *state)
     const struct image_header *header = image->header;
     state->native.progress = NATIVE_REFUSED; /* also for imports that the preparation itself might cause */
     if (!image_make_private(image) || !image_has(image, header->shared_table, header->shared_table_bytes)) {
-        return "image cannot be mapped";
+        return "archive cannot be mapped";
     }
     state->native.decoded = calloc((size_t)header->module_count / 8 + 1, 1);
     if (state->native.decoded == NULL) {
@@ -164,7 +164,7 @@ decode(loader_state *state, const struct module_record *module, uint32_t index)
         session->load_ns += now_ns() - started;
     }
     if (code == NULL && session->reason[0] == '\0') {
-        session_set_reason(session, "image damaged: code of a module");
+        session_set_reason(session, "archive damaged: code of a module");
     }
     return code;
 }

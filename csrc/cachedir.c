@@ -101,6 +101,19 @@ cache_below_home(const char *tail, char *out, size_t out_bytes)
 }
 
 bool
+cache_below_home_of(const char *tail, char *out, size_t out_bytes)
+{
+    char name[256];
+    size_t length = strcspn(tail, "/");
+    if (!PRINT_FITS(name, sizeof(name), "%.*s", (int)length, tail)) {
+        return false;
+    }
+    struct passwd *entry = getpwnam(name);
+    return entry != NULL && entry->pw_dir != NULL && entry->pw_dir[0] == '/'
+           && PRINT_FITS(out, out_bytes, "%s%s", entry->pw_dir, tail + length);
+}
+
+bool
 cache_root_here(char *out, size_t out_bytes)
 {
 #ifdef __APPLE__

@@ -52,20 +52,20 @@ check_header(const struct image *image, const char *identity)
 {
     const struct image_header *header = image->header;
     if (image->size < sizeof(*header) || memcmp(header->magic, PYCDS_IMAGE_MAGIC, sizeof(header->magic)) != 0) {
-        return "image damaged: it does not start as an image of pycds-auto";
+        return "archive damaged: it does not start as one of pycds-auto";
     }
     if (header->byte_order != PYCDS_BYTE_ORDER) {
-        return "image of a machine with another byte order";
+        return "archive of a machine with another byte order";
     }
     if (header->format != PYCDS_IMAGE_FORMAT) {
-        return "image of another release of pycds-auto";
+        return "archive of another release of pycds-auto";
     }
     if (header->file_bytes != image->size) {
-        return "image damaged: its size is not the one in its header";
+        return "archive damaged: its size is not the one in its header";
     }
     if (header->header_bytes != sizeof(*header) || !inside(image, sizeof(*header), header->identity_bytes)
         || header->identity_bytes > 1 << 16) { /* within the first piece */
-        return "image damaged: header";
+        return "archive damaged: header";
     }
     unsigned char stack_copy[4096];
     size_t covered = sizeof(*header) + header->identity_bytes;
@@ -80,7 +80,7 @@ check_header(const struct image *image, const char *identity)
         free(copy);
     }
     if (!sound) {
-        return "image damaged: header checksum";
+        return "archive damaged: header checksum";
     }
     if (!is_power_of_two_or_zero(header->module_buckets) || !is_power_of_two_or_zero(header->directory_buckets)
         || header->module_table % 16 || header->modules % 16 || header->directory_table % 16
@@ -89,19 +89,19 @@ check_header(const struct image *image, const char *identity)
         || !inside(image, header->modules, (uint64_t)header->module_count * sizeof(struct module_record))
         || !inside(image, header->directory_table, (uint64_t)header->directory_buckets * sizeof(uint32_t))
         || !inside(image, header->directories, (uint64_t)header->directory_count * sizeof(struct directory_record))) {
-        return "image damaged: tables";
+        return "archive damaged: tables";
     }
     if (header->encoding != IMAGE_ENCODING_MARSHAL
         && (header->encoding != IMAGE_ENCODING_NATIVE || header->native_revision != NATIVE_REVISION)) {
-        return "image with an encoding that this release does not know";
+        return "archive with an encoding that this release does not know";
     }
     if (header->shared_table % 16 || !inside(image, header->shared_table, header->shared_table_bytes)) {
-        return "image damaged: shared table";
+        return "archive damaged: shared table";
     }
     if (identity != NULL
         && (strlen(identity) != header->identity_bytes
             || memcmp(image->bytes + sizeof(*header), identity, header->identity_bytes) != 0)) {
-        return "image of another interpreter, environment or set of options";
+        return "archive of another interpreter, environment or set of options";
     }
     return NULL;
 }
@@ -153,7 +153,7 @@ map_file(struct image *image, int fd)
 {
     void *map = mmap(NULL, image->size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) {
-        return "image cannot be mapped";
+        return "archive cannot be mapped";
     }
     image->bytes = map;
     return NULL;
@@ -191,7 +191,7 @@ prepare_to_read(struct image *image, int fd, const char *path)
     void *room =
         mmap(NULL, image->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) {
-        return "image cannot be mapped";
+        return "archive cannot be mapped";
     }
     image->bytes = room;
     image->read_from = strdup(path);
@@ -199,7 +199,7 @@ prepare_to_read(struct image *image, int fd, const char *path)
     if (image->read_from == NULL || image->fetched == NULL) {
         return "out of memory";
     }
-    return read_pieces(image, fd, 0, 0) ? NULL : "image cannot be read";
+    return read_pieces(image, fd, 0, 0) ? NULL : "archive cannot be read";
 }
 
 /* Reads what is missing of [offset, offset + bytes). */
@@ -251,26 +251,26 @@ image_open(struct image *image, const char *path, const char *identity, bool *mi
     if (fd < 0) {
         if (errno == ENOENT) {
             *missing = true;
-            return "no image yet";
+            return "no archive yet";
         }
-        return errno == ELOOP ? "image refused: it is a symbolic link" : "image cannot be opened";
+        return errno == ELOOP ? "archive refused: it is a symbolic link" : "image cannot be opened";
     }
     struct stat status;
     const char *reason = NULL;
     if (fstat(fd, &status) != 0) {
-        reason = "image cannot be examined";
+        reason = "archive cannot be examined";
     }
     else if (!S_ISREG(status.st_mode)) {
-        reason = "image refused: it is not a regular file";
+        reason = "archive refused: it is not a regular file";
     }
     else if (status.st_uid != geteuid() && status.st_uid != 0) {
-        reason = "image refused: it belongs to another user";
+        reason = "archive refused: it belongs to another user";
     }
     else if (status.st_mode & (S_IWGRP | S_IWOTH)) {
-        reason = "image refused: others may write it";
+        reason = "archive refused: others may write it";
     }
     else if (status.st_size < (off_t)sizeof(struct image_header)) {
-        reason = "image damaged: it is too short";
+        reason = "archive damaged: it is too short";
     }
     if (reason == NULL) {
         image->size = (size_t)status.st_size;
@@ -606,29 +606,29 @@ image_verify_all(struct image *image)
 {
     size_t body = sizeof(*image->header) + image->header->identity_bytes;
     if (!image_has(image, 0, image->size)) {
-        return "image cannot be read";
+        return "archive cannot be read";
     }
     if (pycds_checksum(image->bytes + body, image->size - body) != image->header->body_checksum) {
-        return "image damaged: checksum of the file";
+        return "archive damaged: checksum of the file";
     }
     for (uint32_t i = 0; i < image->header->module_count; i++) {
         const struct module_record *module = image_module_at(image, i);
         size_t size;
         if (module == NULL || image_module(image, image_text(image, module->path), module->path_bytes) != module) {
-            return "image damaged: module table";
+            return "archive damaged: module table";
         }
         if (!(module->flags & MODULE_LEFT_OUT) && image_payload(image, module, &size) == NULL) {
-            return "image damaged: code of a module";
+            return "archive damaged: code of a module";
         }
     }
     for (uint32_t i = 0; i < image->header->directory_count; i++) {
         const struct directory_record *directory = image_directory_at(image, i);
         if (directory == NULL
             || image_directory(image, image_text(image, directory->path), directory->path_bytes) != directory) {
-            return "image damaged: directory table";
+            return "archive damaged: directory table";
         }
         if (!(directory->flags & DIRECTORY_LEFT_OUT) && image_listing(image, directory) == NULL) {
-            return "image damaged: listing of a directory";
+            return "archive damaged: listing of a directory";
         }
     }
     return NULL;

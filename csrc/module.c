@@ -163,7 +163,9 @@ session_create(void)
         session->identity, bytes, "python=%.300s\nmagic=%ld\nabi=%s\nbuild=%s\nprefix=%s\nvariant=%s\n",
         Py_GetVersion(), PyImport_GetMagicNumber(), soabi, build, session->prefix, session->variant);
     if (!session_locate(session, cache_tag, soabi, build) && session->reason[0] == '\0') {
-        session_set_reason(session, "no cache folder: there is no home folder");
+        snprintf(
+            session->reason, sizeof(session->reason), "no cache folder: %s",
+            session->settings.no_cache_root == NULL ? "its path is too long" : session->settings.no_cache_root);
     }
     return session;
 }
@@ -583,7 +585,7 @@ loader_state_report(PyObject *module, PyObject *unused)
         record_reason = "not activated in this process";
     }
     return Py_BuildValue(
-        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:N,s:d,s:K,s:K}", "active",
+        "{s:O,s:N,s:N,s:N,s:N,s:N,s:s,s:N,s:N,s:N,s:N,s:N,s:O,s:s,s:O,s:N,s:N,s:N,s:N,s:O,s:d,s:K,s:K}", "active",
         is_active(state) ? Py_True : Py_False, "reason", reason_object(state), "python",
         text_or_none(session->executable), "prefix", text_or_none(session->prefix), "cache_root",
         text_or_none(session->settings.cache_root), "folder", text_or_none(session->folder), "variant",
@@ -592,8 +594,9 @@ loader_state_report(PyObject *module, PyObject *unused)
         text_or_none(session->identity), "readonly", session->settings.readonly ? Py_True : Py_False, "validate",
         session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
         "record_reason", text_or_none(record_reason), "unknown_validate",
-        text_or_none(session->settings.unknown_validate), "unknown_skip",
-        text_or_none(session->settings.unknown_skip), "load_seconds", (double)session->load_ns / 1e9,
+        text_or_none(session->settings.unknown_validate), "skip",
+        text_or_none(session->settings.skip), "bypassed",
+        text_or_none(session->bypass_reason), "made_spool", session->made_spool ? Py_True : Py_False, "load_seconds", (double)session->load_ns / 1e9,
         "pattern_hits", (unsigned long long)session->pattern_hits, "source_hits",
         (unsigned long long)session->source_hits);
 }

@@ -809,14 +809,14 @@ check_table(struct native_context *context)
         return NULL;
     }
     if (context->table_bytes < sizeof(head)) {
-        return "image damaged: shared table";
+        return "archive damaged: shared table";
     }
     memcpy(&head, context->table, sizeof(head));
     if (pycds_checksum(&head, offsetof(struct native_shared_head, checksum)) != head.checksum
         || (uintptr_t)context->table % 8
         || head.block_count != ((uint64_t)head.entry_count + NATIVE_BLOCK_ENTRIES - 1) / NATIVE_BLOCK_ENTRIES
         || head.block_count > (context->table_bytes - sizeof(head)) / sizeof(struct native_block_record)) {
-        return "image damaged: shared table";
+        return "archive damaged: shared table";
     }
     context->entry_count = head.entry_count;
     context->block_count = head.block_count;

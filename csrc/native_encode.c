@@ -747,7 +747,7 @@ choose_entries(struct encoder *encoder, struct native_context *base)
         PyObject *leaf = native_shared_entry(base, i);
         if (leaf == NULL) {
             if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_ValueError, "image damaged: shared table");
+                PyErr_SetString(PyExc_ValueError, "archive damaged: shared table");
             }
             goto error;
         }

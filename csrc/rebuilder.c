@@ -118,7 +118,7 @@ rebuild_is_worth_it(const struct session *session)
     if (since_attempt < since_rebuild) {
         since_rebuild = since_attempt; /* it runs, or ended without a report */
     }
-    bool damaged = strncmp(session->reason, "image", 5) == 0; /* it exists and cannot be used */
+    bool damaged = strncmp(session->reason, "archive", 7) == 0; /* it exists and cannot be used */
     if (!image_was_replaced(session, &image_exists) || damaged) {
         if (session->worthy_modules > 0
             && since_rebuild >= (image_exists && !damaged ? PAUSE_NEW : PAUSE_NO_IMAGE)) {

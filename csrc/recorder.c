@@ -1,5 +1,7 @@
 #include "recorder.h"
 
+#include "cachedir.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -57,16 +59,18 @@ recorder_make_folder(const struct session *session)
     if (make_folder(session->folder)) {
         return NULL;
     }
-    /* The cache root and what it lies in, ~/.cache, may be new; a home that isn't there is none that we would make. */
-    char root[PYCDS_PATH_BYTES], above[PYCDS_PATH_BYTES];
-    snprintf(root, sizeof(root), "%s", session->settings.cache_root);
-    snprintf(above, sizeof(above), "%s", root);
-    char *slash = strrchr(above, '/');
-    if (slash != NULL && slash != above) {
+    /* What it lies in may be new, too, at any depth, but for a home: one that isn't there is none that we would make. */
+    char above[PYCDS_PATH_BYTES], home[PYCDS_PATH_BYTES];
+    bool has_home = cache_below_home("", home, sizeof(home));
+    struct stat status;
+    snprintf(above, sizeof(above), "%s", session->folder);
+    for (char *slash = strchr(above + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        make_folder(above);
+        if ((has_home && strcmp(above, home) == 0 && stat(above, &status) != 0) || !make_folder(above)) {
+            return "cache folder cannot be created";
+        }
+        *slash = '/';
     }
-    make_folder(root);
     return make_folder(session->folder) ? NULL : "cache folder cannot be created";
 }
 
@@ -80,40 +84,42 @@ in_library(const struct session *session, const char *path)
     return length > 0 && strncmp(path, session->stdlib, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
-static const char spool_is_full[] = "the spool is full";
+static const char spool_is_full[] = "misses.spool is full";
 
 /* Appends one line, unless the spool has more than `limit_bytes` then; NULL or a reason. */
 static const char *
-append(const struct session *session, const char *line, size_t bytes, off_t limit_bytes)
+append(struct session *session, const char *line, size_t bytes, off_t limit_bytes)
 {
+    static const int flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
     struct rlimit limit;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
         return "the size of files is limited here"; /* writing beyond the limit is a signal */
     }
-    int fd = open(session->spool_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    int fd = open(session->spool_path, flags);
     if (fd < 0 && errno == ENOENT) {
         const char *reason = recorder_make_folder(session);
         if (reason != NULL) {
             return reason;
         }
-        fd = open(session->spool_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+        fd = open(session->spool_path, flags | O_CREAT, 0600);
+        session->made_spool = fd >= 0;
     }
     if (fd < 0) {
-        return "the spool cannot be opened";
+        return "misses.spool cannot be opened";
     }
     struct stat status;
     const char *reason = NULL;
     if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_uid != geteuid()) {
-        reason = "the spool is not a file of this user";
+        reason = "misses.spool is not a file of this user";
     }
     else if ((status.st_mode & 0600) != 0600 && fchmod(fd, 0600) != 0) { /* made under a strange umask, just now */
-        reason = "the spool cannot be made this user's";
+        reason = "misses.spool cannot be made this user's";
     }
     else if (status.st_size + (off_t)bytes > limit_bytes) {
         reason = spool_is_full;
     }
     else if (write(fd, line, bytes) != (ssize_t)bytes) {
-        reason = "the spool cannot be written";
+        reason = "misses.spool cannot be written";
     }
     close(fd);
     return reason;

@@ -44,7 +44,7 @@ check_folder(const char *folder, bool *missing)
     *missing = false;
     if (lstat(folder, &status) != 0) {
         *missing = errno == ENOENT;
-        return *missing ? "no image yet" : "cache folder cannot be reached";
+        return *missing ? "no archive yet" : "cache folder cannot be reached";
     }
     if (!S_ISDIR(status.st_mode)) {
         return "cache folder refused: it is not a directory";

@@ -39,6 +39,7 @@ struct session {
     const char *bypass_reason;
     bool end_shortened; /* the process's objects were left to the system (finalization.h) */
     const char *record_reason; /* why not recording; NULL if it is, or never was asked to */
+    bool made_spool; /* there was none before this process */
 
     uid_t effective_user; /* when the session was made: a server may drop privileges later */
     pid_t pid; /* of the process that was activated: a fork's child is another */

@@ -16,13 +16,16 @@ is_set(const char *value)
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
-/* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. A tilde is the home folder: in a
-   Dockerfile or a unit file no shell has expanded it (pip and platformdirs expand it, too). */
+/* PYCDS_CACHE_DIR as an absolute path, relative ones seen from the current folder. A tilde is the home folder, also
+   another user's: in a Dockerfile or a unit file no shell has expanded it (pip and platformdirs expand it, too). */
 static bool
 absolute(const char *path, char *out, size_t out_bytes)
 {
     if (path[0] == '~' && (path[1] == '\0' || path[1] == '/')) {
         return cache_below_home(path + 1, out, out_bytes);
+    }
+    if (path[0] == '~') {
+        return cache_below_home_of(path + 1, out, out_bytes);
     }
     if (path[0] == '/') {
         return (size_t)snprintf(out, out_bytes, "%s", path) < out_bytes;
@@ -34,10 +37,10 @@ absolute(const char *path, char *out, size_t out_bytes)
     return (size_t)snprintf(out + length, out_bytes - length, "/%s", path) < out_bytes - length;
 }
 
-/* The accelerations that a comma list names. Unknown names may be those of other releases: they are told, and no
+/* The accelerations that a comma list names. Unknown names may be those of other releases: `status` tells them, and no
    more. */
 static unsigned int
-read_skipped(const char *list, bool *unknown)
+read_skipped(const char *list)
 {
     static const struct {
         const char *name;
@@ -54,14 +57,11 @@ read_skipped(const char *list, bool *unknown)
     unsigned int skipped = 0;
     while (list != NULL && *list != '\0') {
         size_t length = strcspn(list, ", ");
-        bool met = length == 0;
         for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
             if (strlen(known[i].name) == length && strncmp(list, known[i].name, length) == 0) {
                 skipped |= known[i].acceleration;
-                met = true;
             }
         }
-        *unknown |= !met;
         list += length + (list[length] != '\0');
     }
     return skipped;
@@ -96,16 +96,16 @@ settings_read(struct settings *settings, bool ignore_environment)
         if (validate != NULL && validate[0] != '\0' && !settings->trust && strcmp(validate, "stat") != 0) {
             settings->unknown_validate = validate;
         }
-        const char *skip = getenv("PYCDS_SKIP");
-        bool unknown = false;
-        settings->skipped = read_skipped(skip, &unknown);
-        settings->unknown_skip = unknown ? skip : NULL;
+        settings->skip = getenv("PYCDS_SKIP");
+        settings->skipped = read_skipped(settings->skip);
         root = getenv("PYCDS_CACHE_DIR");
     }
     bool found = root != NULL && root[0] != '\0' ? absolute(root, settings->cache_root, sizeof(settings->cache_root))
                                                  : cache_root_here(settings->cache_root, sizeof(settings->cache_root));
     if (!found) {
         settings->cache_root[0] = '\0';
+        settings->no_cache_root = root != NULL && root[0] != '\0' ? "PYCDS_CACHE_DIR is no path that could be followed"
+                                                                 : "there is no home folder";
     }
     /* no trailing slashes: paths below are made by joining */
     size_t length = strlen(settings->cache_root);

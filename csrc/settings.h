@@ -23,8 +23,9 @@ struct settings {
     bool preloaded; /* LD_PRELOAD or LD_AUDIT: libraries that may look on */
     bool privileged; /* the program may more than who started it: set-uid, set-gid, or a file's capabilities */
     const char *unknown_validate; /* PYCDS_VALIDATE with a value that means nothing (then as "stat"); or NULL */
-    const char *unknown_skip; /* PYCDS_SKIP with a name in it that means nothing; or NULL */
+    const char *skip; /* PYCDS_SKIP, for status, which tells what in it means nothing; or NULL */
     char cache_root[4096]; /* "" if there is none */
+    const char *no_cache_root; /* why; NULL: there is one */
 };
 
 /* Reads the variables. `ignore_environment`: -E or -I; like them, a privileged program leaves only

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import stat
@@ -537,10 +538,65 @@ def test_people_are_told_what_comes_next(user: User) -> None:
     def headline(**keywords) -> str:
         return user.command("status", **keywords).stdout.splitlines()[0]
 
-    assert "is not active: no image yet" in headline(readonly=True)
+    assert "is not active: no archive yet" in headline(readonly=True)
     assert "is ready: what programs import is noted" in headline()
     wait_for_image(user)
     assert "is active: imports come from the archive" in headline(readonly=True)
     user.build()
     told = user.command("build", "--", "true", quiet=False).stderr  # as would be the program of another environment
     assert told.startswith(f"Nothing to do: the archive of {user.python.parent.parent} is up to date with ")
+
+
+def test_people_are_told_the_truth(user: User, program: Path) -> None:
+    def line(label: str, *, readonly: bool = True, **env: str) -> str:
+        lines = user.command("status", readonly=readonly, env=env).stdout.splitlines()
+        return next(line for line in lines if line.lstrip().startswith(label))
+
+    learned(user, program)
+    assert "waiting       nothing" in line("waiting")
+    write(program.parent, {"lib/one.py": "VALUE = 3\n"})
+    assert "(1 of them changed since, " in line("archive")
+    assert "changed" not in line("archive", PYCDS_VALIDATE="trust")
+    user.run(program)
+    assert "waiting       1 module to be added" in line("waiting")
+    assert user.status()["pending_misses"] == 1
+    told = run(user.python, "-X", "tracemalloc", "-m", "pycds_auto", "status", env=user.env(readonly=True)).stdout
+    assert "is active, but this process left imports to plain Python: something looks on" in told.splitlines()[0]
+    assert line("skipped", PYCDS_SKIP="re,foo,exit") == (
+        "  skipped       re, exit (PYCDS_SKIP); foo in it means nothing: there are "
+        "re, source, gc, importlib, classes, frames, exit"
+    )
+    with open(user.image(), "r+b") as image:
+        image.truncate(100)
+    assert line("pycds-auto", readonly=False).endswith(
+        "is not active: archive damaged: it is too short; it will be made anew, in the background or now by `build`"
+    )
+
+
+def test_what_clear_notes_itself_is_nothing(user: User) -> None:
+    assert user.command("clear").stdout == "There was nothing to clear.\n"
+    user.build("json")
+    assert user.command("clear", quiet=False).stdout.startswith("Removed ")  # may wait for a rebuilder
+    assert user.command("clear").stdout == "There was nothing to clear.\n"
+    assert not user.cache.exists() or not any(user.cache.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["PYCDS_CACHE_DIR", "XDG_CACHE_HOME"])
+def test_a_cache_folder_at_any_depth(user: User, tmp_path: Path, variable: str) -> None:
+    cache = tmp_path / "one/two/three"
+    user.run("-c", "import json", env={variable: str(cache)})
+    assert [path.suffix for path in cache.rglob("misses.*")] == [".spool"]
+    assert {path.stat().st_mode & 0o777 for path in cache.rglob("*") if path.is_dir()} == {0o700}
+
+
+def test_a_cache_folder_in_somebodys_home(user: User) -> None:
+    name, home = pwd.getpwuid(os.geteuid()).pw_name, pwd.getpwuid(os.geteuid()).pw_dir
+    folder = user.status(PYCDS_CACHE_DIR=f"~{name}/deep/down")["cache_dir"]
+    assert folder.startswith(f"{home}/deep/down/cpython-")
+    lost = user.status(PYCDS_CACHE_DIR="~nobody-of-that-name/deep")
+    assert lost["reason"] == "no cache folder: PYCDS_CACHE_DIR is no path that could be followed"
+
+
+def test_the_package_shows_what_it_offers(user: User) -> None:
+    shown = user.run("-c", "import pycds_auto; print([name for name in dir(pycds_auto) if name[0] != '_'])").stdout
+    assert shown == "['activate', 'stats']\n"

@@ -156,7 +156,7 @@ def test_no_home(stock: Stock, newcomer: User, tmp_path: Path, home: str | None)
     result = stranger(newcomer.python, stock.program, env=env, cwd=here)
     same(result, stock.plain)
     told = stranger(newcomer.python, "-c", "import pycds_auto; print(pycds_auto.stats()['reason'])", env=env, cwd=here)
-    assert told.stdout.startswith("no image yet" if home in ("/", "/nonexistent") else "no cache folder")
+    assert told.stdout.startswith("no archive yet" if home in ("/", "/nonexistent") else "no cache folder")
     assert not any(here.iterdir()) and not any(
         Path("/", name).exists() for name in (".cache/pycds-auto", "nonexistent")
     )

@@ -1,4 +1,4 @@
-"""pycds-auto: every Python start and import on this machine, faster, and nothing else changed.
+"""pycds-auto: the imports of every Python program in this environment, faster, and nothing else changed.
 
 There is nothing to call: installing the package is enough. ``python -m pycds_auto status`` shows the cache,
 ``PYCDS_DISABLE=1`` leaves it out.
@@ -62,3 +62,7 @@ def __getattr__(name: str) -> object:
 
     loader = importlib.import_module("pycds_auto._loader")
     return loader if name == "_loader" else loader.stats
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -244,7 +244,7 @@ def read(path: str, identity: str) -> Image:
         for directory in _read_directories(view, directories_at, directory_count):
             directories[directory.path] = directory
     except struct.error as error:  # replaced between the two openings by something else
-        raise ValueError("image damaged") from error
+        raise ValueError("archive damaged") from error
     return Image(modules, results, directories, aged_ns, encoding, content)
 
 

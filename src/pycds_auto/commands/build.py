@@ -72,16 +72,23 @@ def _usable_state() -> dict:
         raise CommandError(state["reason"] or "there is no cache folder")
     reason = state["record_reason"] or ""
     if reason.startswith("cache folder"):  # so begin the refusals of csrc/session.c and csrc/recorder.c
-        raise CommandError(f"{reason}: {text.printable(state['folder'])}")
+        existing = _existing_part(state["folder"])
+        missing = "" if existing == state["folder"] else f" (of that there is {text.printable(existing)})"
+        raise CommandError(f"{reason}: {text.printable(state['folder'])}{missing}")
     _refuse_unwritable(state["folder"])
     return state
 
 
+def _existing_part(folder: str) -> str:
+    """The folder itself, or the nearest one above it that exists."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def _refuse_unwritable(folder: str) -> None:
     """Tells before anything is run that its result couldn't be written."""
-    existing = folder
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing = _existing_part(folder)
     if not os.path.isdir(existing):
         raise CommandError(f"the cache folder can't be used: {text.printable(existing)} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

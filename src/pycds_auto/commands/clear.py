@@ -28,7 +28,8 @@ def run(everything: bool) -> int:
         raise CommandError("PYCDS_READONLY is set: nothing is removed")
     _loader.stop_recording()  # what this process imports would be recorded, and a rebuilder started at its end
     folders = _all_folders(state) if everything else [_own_folder(state)]
-    removed = [_clear(folder) for folder in folders if _exists(folder)]
+    own_spool = state["spool"] if state["made_spool"] else None
+    removed = [_clear(folder, own_spool) for folder in folders if _exists(folder)]
     files, size = sum(files for files, _ in removed), sum(size for _, size in removed)
     if files:
         where = folders[0] if len(folders) == 1 else text.count(len(removed), "folder")
@@ -77,14 +78,16 @@ def _exists(folder: str) -> bool:
     return True
 
 
-def _clear(folder: str) -> tuple[int, int]:
-    """Removes our files from one folder, and the folder if that leaves it empty; returns how many, and their bytes."""
+def _clear(folder: str, own_spool: str | None) -> tuple[int, int]:
+    """Removes our files from one folder, and the folder if that leaves it empty; returns how many, and their bytes.
+    What this process itself recorded as it started, in a file of its own, doesn't count."""
     files = size = 0
     with _locked(folder):
         for path, length in _our_files(folder):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-                files, size = files + 1, size + length
+                if path != own_spool:
+                    files, size = files + 1, size + length
         # Unlinked while it is held: whoever waits for it finds it gone and makes a new one (filelock looks at
         # st_nlink). Windows can't unlink an open file: there it stays, empty.
         with contextlib.suppress(PermissionError):

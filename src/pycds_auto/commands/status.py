@@ -7,8 +7,9 @@ import stat
 import sys
 from typing import NamedTuple
 
-from .. import __version__, _loader, spool
+from .. import __version__, _loader, image, spool
 from ..rebuild import NOT_ENCODED
+from ..snapshot import same_module
 from . import text
 
 ACCELERATIONS = ("re", "source", "gc", "importlib", "classes", "frames", "exit")
@@ -16,7 +17,7 @@ ACCELERATIONS = ("re", "source", "gc", "importlib", "classes", "frames", "exit")
 
 LEFT_OUT_SHOWN = 5  # modules named by the text form
 NOT_ACTIVATED = "not activated in this process"  # csrc/module.c says so
-NO_IMAGE = "no image yet"  # also what csrc/session.c says
+NO_IMAGE = "no archive yet"  # also what csrc/session.c says
 STATE_FILE_LIMIT = 16 << 20  # bytes; a longer state.json isn't one of ours
 
 
@@ -24,13 +25,18 @@ class _Findings(NamedTuple):
     state: dict  # _loader.state()
     image: dict | None  # _loader.inspect_image()
     doubt: str | None  # why there is no image
+    changed: int  # modules in it whose sources are other ones now
     pending: int
     last: dict | None  # the last rebuild: "at" (Unix seconds), "seconds", "result"
     left_out: dict[str, str]  # path -> reason
 
     @property
     def reason(self) -> str | None:
-        return self.state["reason"] or self.doubt
+        """Why imports don't come from the archive."""
+        reason = self.state["reason"] or self.doubt
+        if reason == NO_IMAGE and self.image is None and not self.state["recording"] and self.state["record_reason"]:
+            return f"{reason}, and none will be made: {self.state['record_reason']}"
+        return reason
 
 
 def run(as_json: bool) -> int:
@@ -44,11 +50,11 @@ def _look() -> _Findings:
     state = _loader.state()
     if state["reason"] == NOT_ACTIVATED:
         state["reason"] = f"not activated at the start of this process: {_why_not_activated()}"
-    image, doubt = _inspect(state)
+    figures, doubt = _inspect(state)
+    known, changed = _compare(state) if figures else (set(), 0)
+    pending = _pending(state["folder"], state["variant"], known)
     record = _read_record(state["state_file"])
-    return _Findings(
-        state, image, doubt, _pending(state["folder"], state["variant"]), _last_rebuild(record), _left_out(record)
-    )
+    return _Findings(state, figures, doubt, changed, pending, _last_rebuild(record), _left_out(record))
 
 
 def _why_not_activated() -> str:
@@ -74,17 +80,37 @@ def _inspect(state: dict) -> tuple[dict | None, str | None]:
     except FileNotFoundError:
         return None, NO_IMAGE
     except OSError as error:
-        return None, f"the image can't be read: {error.strerror or error}"
+        return None, f"the archive can't be read: {error.strerror or error}"
     except ValueError as error:
         return None, str(error)
 
 
-def _pending(folder: str | None, variant: str) -> int:
+def _compare(state: dict) -> tuple[set[str], int]:
+    """The paths of the modules that the archive has as they are now, or left out as they are; and how many it has
+    otherwise."""
+    try:
+        modules = image.read(state["image"], state["identity"]).modules.values()
+    except (OSError, ValueError):  # replaced just now
+        return set(), 0
+    known, changed = set(), 0
+    for module in modules:
+        try:
+            same = same_module(module, os.stat(module.path))
+        except OSError:  # gone, and soon from the archive
+            continue
+        if same or state["validate"] == "trust":
+            known.add(module.path)
+        elif not module.flags & image.LEFT_OUT:
+            changed += 1
+    return known, changed
+
+
+def _pending(folder: str | None, variant: str, known: set[str]) -> int:
     """Modules that were imported from outside the archive of this optimisation level and aren't folded in yet."""
     if folder is None:
         return 0
     try:
-        return len({miss.path for miss in spool.read(folder, variant) if miss.kind == spool.MODULE})
+        return len({miss.path for miss in spool.read(folder, variant) if miss.kind == spool.MODULE} - known)
     except (OSError, ValueError):
         return 0
 
@@ -122,20 +148,20 @@ def _left_out(record: dict) -> dict[str, str]:
 
 def _report(findings: _Findings) -> dict:
     """What `--json` prints; its keys are a contract."""
-    state, image, last = findings.state, findings.image, findings.last
+    state, archive, last = findings.state, findings.image, findings.last
     return {
         "active": state["active"],
         "reason": findings.reason,
         "python": state["python"],
         "prefix": state["prefix"],
         "cache_dir": state["folder"],
-        "image": image
+        "image": archive
         and {
             "path": state["image"],
-            "bytes": image["bytes"],
-            "modules": image["modules"],
-            "encoding": image["encoding"],
-            "built": text.iso(image["built"]),
+            "bytes": archive["bytes"],
+            "modules": archive["modules"],
+            "encoding": archive["encoding"],
+            "built": text.iso(archive["built"]),
         },
         "pending_misses": findings.pending,
         "last_rebuild": last and {**last, "at": text.iso(last["at"])},
@@ -160,11 +186,8 @@ def _lines(findings: _Findings) -> list[str]:
         say("validation", "off (PYCDS_VALIDATE=trust): a changed file isn't noticed")
     if state["unknown_validate"]:
         say("validation", f"PYCDS_VALIDATE={state['unknown_validate']} means nothing; it is stat or trust")
-    if state["unknown_skip"]:
-        say(
-            "left out",
-            f"PYCDS_SKIP={state['unknown_skip']} has a name that means nothing; {', '.join(ACCELERATIONS)} do",
-        )
+    if state["skip"]:
+        say("skipped", _skipped_line(state["skip"]))
     if left_out:
         refused = sum(reason.startswith(NOT_ENCODED) for reason in left_out.values())
         told = f", {refused:,} of them not encoded" if refused else ""
@@ -173,33 +196,53 @@ def _lines(findings: _Findings) -> list[str]:
             say("", f"{path}: {reason}")
         if len(left_out) > LEFT_OUT_SHOWN:
             say("", f"and {len(left_out) - LEFT_OUT_SHOWN:,} more")
-    lines.append("To switch it off for one run, set PYCDS_DISABLE=1.")
+    if state["active"] or state["recording"]:
+        lines.append("To switch it off for one run, set PYCDS_DISABLE=1.")
     return lines
 
 
 def _headline(findings: _Findings) -> str:
-    if findings.state["active"]:
+    state, reason = findings.state, findings.reason
+    if state["active"]:
+        if state["bypassed"]:
+            return f"active, but this process left imports to plain Python: {state['bypassed']}"
         return "active: imports come from the archive"
-    if findings.reason == NO_IMAGE and findings.image is not None:
+    if reason == NO_IMAGE and findings.image is not None:
         return "active from the next start on: the archive was made just now"
-    if findings.reason == NO_IMAGE and findings.state["recording"]:
+    if reason == NO_IMAGE and state["recording"]:
+        if findings.last and findings.last["result"].startswith("failed"):
+            return "not active: no archive yet, since the last rebuild failed (see below); it is tried again"
         return "ready: what programs import is noted, and archived in the background (or now, by `build`)"
-    reason = findings.reason
-    if reason == NO_IMAGE and findings.state["record_reason"]:
-        reason += f", and none will be made: {findings.state['record_reason']}"
+    if reason and reason.startswith("archive") and state["recording"]:
+        reason += "; it will be made anew, in the background or now by `build`"
     return f"not active: {reason}"
 
 
+def _skipped_line(names: str) -> str:
+    """What PYCDS_SKIP leaves out, and what in it means nothing."""
+    named = names.replace(",", " ").split()
+    known = [name for name in ACCELERATIONS if name in named]
+    unknown = sorted(set(named).difference(ACCELERATIONS))
+    line = f"{', '.join(known) or 'nothing'} (PYCDS_SKIP)"
+    if unknown:
+        line += f"; {', '.join(unknown)} in it means nothing: there are {', '.join(ACCELERATIONS)}"
+    return line
+
+
 def _archive_line(findings: _Findings) -> str:
-    image = findings.image
-    if image is None:
-        told_by_the_headline = not findings.state["active"] and findings.doubt == findings.reason
+    archive = findings.image
+    if archive is None:
+        told_by_the_headline = not findings.state["active"] and findings.reason.startswith(findings.doubt)
         return "none" if told_by_the_headline else f"none: {findings.doubt}"
-    counts = [text.count(image[f"{noun}s"], noun) for noun in ("module", "pattern", "source")]
-    figures = ", ".join([*counts, text.size(image["bytes"]), f"{image['encoding']} encoding"])
-    if image["encoding"] == "marshal" and (reason := _loader.native_reason()):
+    counts = [text.count(archive[f"{noun}s"], noun) for noun in ("module", "pattern", "source")]
+    if findings.changed:
+        counts[0] += (
+            f" ({findings.changed:,} of them changed since, and imported the ordinary way until they are renewed)"
+        )
+    figures = ", ".join([*counts, text.size(archive["bytes"]), f"{archive['encoding']} encoding"])
+    if archive["encoding"] == "marshal" and (reason := _loader.native_reason()):
         figures += f" (not native: {reason})"
-    return f"{figures}, built {text.when(image['built'])}"
+    return f"{figures}, built {text.when(archive['built'])}"
 
 
 def _waiting_line(findings: _Findings) -> str:
