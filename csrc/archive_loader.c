@@ -169,10 +169,26 @@ decode(loader_state *state, const struct module_record *module, uint32_t index)
     return code;
 }
 
+/* stat of a loader's source, unless its finder made it just now. */
+static bool
+source_stat(loader_state *state, PyObject *loader, const char *path, struct stat *now)
+{
+    if (state->found.loader == loader) {
+        *now = state->found.status;
+        Py_CLEAR(state->found.loader);
+        return true;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = stat(path, now);
+    Py_END_ALLOW_THREADS
+    return !failed;
+}
+
 /* The code object of the source `path` from the image. NULL without an exception: not there, changed, damaged, or no
    memory. */
 static PyObject *
-archived_code(loader_state *state, const char *path)
+archived_code(loader_state *state, PyObject *loader, const char *path)
 {
     struct session *session = state->session;
     const struct module_record *module = image_module(&session->image, path, strlen(path));
@@ -188,17 +204,13 @@ archived_code(loader_state *state, const char *path)
     }
     if (!session->settings.trust) {
         struct stat now;
-        int failed;
-        Py_BEGIN_ALLOW_THREADS
-        failed = stat(path, &now);
-        Py_END_ALLOW_THREADS
-        if (failed || !module_matches(module, &now)) {
+        if (!source_stat(state, loader, path, &now) || !module_matches(module, &now)) {
             session->stale++;
             recorder_note(session, MISS_CHANGED, path);
             return NULL;
         }
-        if (!(now.st_mode & S_IROTH) && geteuid() != session->effective_user) {
-            return NULL; /* perhaps it may not be read any more */
+        if (!stat_may_be_read(path, &now)) {
+            return NULL;
         }
     }
     PyObject *code = decode(state, module, index);
@@ -278,7 +290,7 @@ loader_get_code(PyObject *module, PyObject *const *arguments, Py_ssize_t count, 
         PyObject *keep = NULL;
         const char *path =
             !is_plain_instance(arguments[0]) ? NULL : filename_of(state, arguments[0], arguments[1], &keep);
-        PyObject *code = path == NULL ? NULL : archived_code(state, path);
+        PyObject *code = path == NULL ? NULL : archived_code(state, arguments[0], path);
         Py_XDECREF(keep);
         if (code != NULL || PyErr_Occurred()) {
             return code;

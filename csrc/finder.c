@@ -35,6 +35,7 @@ typedef struct {
 struct search {
     bool asked; /* a path entry's own finder was asked: what it said is not proved */
     bool only_prove; /* nobody is to be asked: PathFinder will be */
+    bool directly; /* importlib will ask the loader for the code next */
     PyObject *full_name, *target; /* borrowed */
     const char *tail; /* what follows the last dot, utf-8 */
     size_t tail_bytes;
@@ -203,7 +204,16 @@ note_miss(loader_state *state, const char *path)
     recorder_note(state->session, MISS_MODULE, path);
 }
 
-/* The spec of a source file folder/stem.py; `is_package`: stem is "__init__". `module`: its record or NULL. */
+/* FileFinder's _path_isfile: a listing has names only, and what is mounted over one, or behind a directory that may be
+   listed but not searched, doesn't change that. */
+static bool
+is_file(const loader_state *state, const char *path, struct stat *status)
+{
+    return state->session->settings.trust || (stat_unlocked(path, status) == 0 && S_ISREG(status->st_mode));
+}
+
+/* The spec of a source file folder/stem.py; `is_package`: stem is "__init__". `module`: its record or NULL. NULL
+   without an exception: there is no such file. */
 static PyObject *
 source_spec(
     loader_state *state, const struct search *search, const char *folder, size_t folder_bytes, const char *stem,
@@ -219,6 +229,10 @@ source_spec(
         PyErr_SetString(PyExc_OSError, "path too long");
         return NULL;
     }
+    struct stat status;
+    if (!is_file(state, path, &status)) {
+        return NULL;
+    }
     bool archived = module != NULL && !(module->flags & MODULE_LEFT_OUT);
     PyObject *origin = PyUnicode_DecodeUTF8(path, builder.at - path, "strict");
     PyObject *type = archived ? loader_type(state) : state->source_file_loader;
@@ -227,6 +241,10 @@ source_spec(
                           : is_package   ? Py_BuildValue("[s#]", folder, (Py_ssize_t)folder_bytes)
                                          : Py_NewRef(Py_None);
     PyObject *spec = locations == NULL ? NULL : make_spec(state, search->full_name, loader, origin, locations);
+    if (spec != NULL && archived && search->directly && !state->session->settings.trust) {
+        Py_XSETREF(state->found.loader, Py_NewRef(loader));
+        state->found.status = status;
+    }
     Py_XDECREF(origin);
     Py_XDECREF(loader);
     Py_XDECREF(locations);
@@ -236,10 +254,18 @@ source_spec(
     return spec;
 }
 
+/* NULL without an exception: there is no such file. */
 static PyObject *
 extension_spec(loader_state *state, const struct search *search, const struct path_entry *entry, int suffix)
 {
-    PyObject *origin = PyUnicode_FromFormat("%s/%s%s", entry->path, search->tail, state->extension_suffixes[suffix]);
+    char path[PYCDS_PATH_BYTES + 512];
+    struct stat status;
+    int bytes = snprintf(
+        path, sizeof(path), "%s/%s%s", entry->path, search->tail, state->extension_suffixes[suffix]);
+    if ((size_t)bytes >= sizeof(path) || !is_file(state, path, &status)) {
+        return NULL;
+    }
+    PyObject *origin = PyUnicode_DecodeUTF8(path, bytes, "strict");
     if (origin == NULL) {
         return NULL;
     }
@@ -253,12 +279,14 @@ extension_spec(loader_state *state, const struct search *search, const struct pa
 
 /* ---- one path entry, from its listing ---- */
 
-/* Does the directory still have the listing of the image? One stat. */
+/* Does the directory still have the listing of the image? One stat. `must_read`: and could this process list it? */
 static bool
-prove(loader_state *state, const struct directory_record *directory, const char *path)
+prove(loader_state *state, const struct directory_record *directory, const char *path, bool must_read)
 {
     struct stat now;
-    return state->session->settings.trust || (stat_unlocked(path, &now) == 0 && directory_matches(directory, &now));
+    return state->session->settings.trust
+           || (stat_unlocked(path, &now) == 0 && directory_matches(directory, &now)
+               && (!must_read || stat_may_be_read(path, &now)));
 }
 
 static void
@@ -288,7 +316,7 @@ answer_from_listing(
         const struct listing *listing = directory == NULL ? NULL : image_listing(image, directory);
         if (listing == NULL || directory->path_bytes != strlen(folder)
             || memcmp(image_text(image, directory->path), folder, directory->path_bytes) != 0
-            || !prove(state, directory, folder)) {
+            || !prove(state, directory, folder, false)) {
             if (directory == NULL || !(directory->flags & DIRECTORY_LEFT_OUT)) {
                 struct stat status; /* a name without a suffix may be any file: only folders are worth a record */
                 if (stat(folder, &status) == 0 && S_ISDIR(status.st_mode)) {
@@ -307,7 +335,7 @@ answer_from_listing(
             const struct module_record *module =
                 package->module == 0 ? NULL : image_module_at(image, package->module - 1);
             *result = source_spec(state, search, folder, strlen(folder), init, sizeof(init) - 1, true, module);
-            return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+            return *result != NULL ? ANSWER_FOUND : PyErr_Occurred() ? ANSWER_ERROR : ANSWER_ASK;
         }
         is_portion = true;
     }
@@ -320,13 +348,13 @@ answer_from_listing(
             return ANSWER_ASK;
         }
         *result = extension_spec(state, search, entry, suffix);
-        return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+        return *result != NULL ? ANSWER_FOUND : PyErr_Occurred() ? ANSWER_ERROR : ANSWER_ASK;
     }
     if (name->flags & NAME_SOURCE) {
         const struct module_record *module = name->module == 0 ? NULL : image_module_at(image, name->module - 1);
         *result = source_spec(
             state, search, entry->path, entry->path_bytes, search->tail, search->tail_bytes, false, module);
-        return *result == NULL ? ANSWER_ERROR : ANSWER_FOUND;
+        return *result != NULL ? ANSWER_FOUND : PyErr_Occurred() ? ANSWER_ERROR : ANSWER_ASK;
     }
     if (is_portion) {
         *result = Py_BuildValue("[s]", folder);
@@ -688,7 +716,7 @@ current_directory_lacks(loader_state *state, const struct search *search, PyObje
     return entry.listing != NULL && PyDict_GetItemWithError(cache, entry.finder_path) == entry.finder
            && finder_is_unchanged(state, &entry)
            && listing_find(entry.listing, search->tail, search->tail_bytes, search->hash) == NULL
-           && prove(state, entry.directory, ".");
+           && prove(state, entry.directory, ".", false);
 }
 
 static enum answer
@@ -720,7 +748,9 @@ search_entry(loader_state *state, struct search *search, PyObject *cache, PyObje
         if (entry.listing != NULL) {
             const struct listing_name *name =
                 listing_find(entry.listing, search->tail, search->tail_bytes, search->hash);
-            if (finder_is_unchanged(state, &entry) && prove(state, entry.directory, entry.path[0] ? entry.path : "/")) {
+            /* FileFinder lists its directory once, and then compares times */
+            if (finder_is_unchanged(state, &entry)
+                && prove(state, entry.directory, entry.path[0] ? entry.path : "/", !entry.proved)) {
                 proved = state->entries[index].proved = true;
                 if (!entry.proved) {
                     state->entries[index].finder_behind = state->finders_are_behind = true;
@@ -1041,9 +1071,10 @@ bypass(loader_state *state, const char *reason)
    would find nothing. */
 static PyObject *
 find(
-    loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_path, PyObject *target, bool *absent)
+    loader_state *state, PyObject *self, PyObject *full_name, PyObject *given_path, PyObject *target, bool directly,
+    bool *absent)
 {
-    struct search search = {.full_name = full_name, .target = target};
+    struct search search = {.full_name = full_name, .target = target, .directly = directly};
     if (state->session == NULL || !PyUnicode_CheckExact(search.full_name)) {
         Py_RETURN_NONE;
     }
@@ -1140,13 +1171,14 @@ finder_find_spec(
         return NULL;
     }
     loader_state *state = PyType_GetModuleState(type);
-    return state == NULL ? Py_NewRef(Py_None) : find(state, self, values[0], values[1], values[2], NULL);
+    return state == NULL ? Py_NewRef(Py_None) : find(state, self, values[0], values[1], values[2], false, NULL);
 }
 
 PyObject *
-finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool *absent)
+finder_find(
+    loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool directly, bool *absent)
 {
-    return find(state, finder, name, path, Py_None, absent);
+    return find(state, finder, name, path, Py_None, directly, absent);
 }
 
 PyDoc_STRVAR(
@@ -1216,6 +1248,7 @@ finder_clear(loader_state *state)
         state->entries[i].path = NULL;
     }
     state->entry_count = state->current_directory = 0;
+    Py_CLEAR(state->found.loader);
     Py_CLEAR(state->entry_index);
     PyMem_Free(state->entries);
     state->entries = NULL;
@@ -1231,6 +1264,7 @@ finder_traverse(loader_state *state, visitproc visit, void *arg)
         Py_VISIT(state->entries[i].loaders);
         Py_VISIT(state->entries[i].loader_items);
     }
+    Py_VISIT(state->found.loader);
     Py_VISIT(state->entry_index);
     return 0;
 }

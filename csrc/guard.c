@@ -46,19 +46,21 @@ _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUAR
 
 /* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself
    sets anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others,
-   those that its functions name (co_names of 3.11 to 3.15) on the way of a module that has a source. */
+   those that its functions name (co_names of 3.11 to 3.15) on the way of a module that has a source; of builtins, those,
+   too, that re._parser and re._compiler name on the way of a pattern (patterns.c). */
 static const struct {
     const char *module;
-    const char *names[48]; /* none: all */
+    const char *names[56]; /* none: all */
 } namespaces[] = {
     {"_frozen_importlib", {NULL}},
     {"_frozen_importlib_external", {NULL}},
     {"builtins",
      {"__import__", "AttributeError", "EOFError", "Exception", "FileNotFoundError", "ImportError", "ImportWarning",
       "IndexError", "KeyError", "ModuleNotFoundError", "NotADirectoryError", "NotImplemented", "NotImplementedError",
-      "OSError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bool", "bytearray", "dict",
-      "exec", "getattr", "hasattr", "int", "isinstance", "iter", "len", "list", "max", "memoryview", "object", "range",
-      "reversed", "set", "setattr", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
+      "OSError", "OverflowError", "PermissionError", "RuntimeError", "TypeError", "ValueError", "any", "bin", "bool",
+      "bytearray", "bytes", "chr", "dict", "enumerate", "exec", "getattr", "hasattr", "int", "isinstance", "iter",
+      "len", "list", "map", "max", "memoryview", "min", "next", "object", "ord", "range", "reversed", "set", "setattr",
+      "slice", "sorted", "staticmethod", "str", "super", "tuple", "type", "vars"}},
     {"_imp",
      {"_fix_co_filename", "_set_lazy_attributes", "acquire_lock", "check_hash_based_pycs", "find_frozen", "is_builtin",
       "is_frozen", "release_lock", "source_hash"}},
@@ -69,6 +71,7 @@ static const struct {
 };
 _Static_assert(
     sizeof(namespaces) / sizeof(namespaces[0]) == GUARDED_NAMESPACES, "one struct guarded_namespace for each");
+enum { BUILTINS_NAMESPACE = 2 };
 
 /* Is it a function, or classmethod of one, that the interpreter itself brought? */
 static int
@@ -546,8 +549,23 @@ import_is_observed(loader_state *state)
     return memory_is_traced();
 }
 
-bool
-importlib_is_untouched(loader_state *state)
+/* Does a namespace hold what it held? */
+static bool
+namespace_is_untouched(loader_state *state, struct guarded_namespace *namespace)
+{
+    if (namespace_is_unchanged(state, namespace)) {
+        return true;
+    }
+    if (!namespace_is_same(state, namespace)) {
+        return false;
+    }
+    note_namespace(namespace);
+    return true;
+}
+
+/* Before any program has begun, nobody can have touched anything: NAMESPACES_DUE. */
+static void
+know_namespaces(loader_state *state)
 {
     if (state->namespaces_are == NAMESPACES_DUE && state->session != NULL && !is_start_up()) {
         state->namespaces_are = NAMESPACES_FOREIGN;
@@ -555,16 +573,27 @@ importlib_is_untouched(loader_state *state)
             state->namespaces_are = NAMESPACES_KNOWN;
         }
     }
+}
+
+bool
+builtins_are_untouched(loader_state *state)
+{
+    know_namespaces(state);
+    return state->namespaces_are == NAMESPACES_DUE
+           || (state->namespaces_are == NAMESPACES_KNOWN
+               && namespace_is_untouched(state, &state->namespaces[BUILTINS_NAMESPACE]));
+}
+
+bool
+importlib_is_untouched(loader_state *state)
+{
+    know_namespaces(state);
     if (state->namespaces_are == NAMESPACES_FOREIGN) {
         return false;
     }
     for (int i = 0; i < GUARDED_NAMESPACES && state->namespaces_are == NAMESPACES_KNOWN; i++) {
-        struct guarded_namespace *namespace = &state->namespaces[i];
-        if (!namespace_is_unchanged(state, namespace)) {
-            if (!namespace_is_same(state, namespace)) {
-                return false;
-            }
-            note_namespace(namespace);
+        if (!namespace_is_untouched(state, &state->namespaces[i])) {
+            return false;
         }
     }
     for (int i = 0; i < GUARDED_HELPERS && state->namespaces_are == NAMESPACES_KNOWN; i++) {

@@ -594,6 +594,20 @@ module_matches(const struct module_record *module, const struct stat *now)
 }
 
 bool
+stat_may_be_read(const char *path, const struct stat *status)
+{
+    static const mode_t all = S_IRUSR | S_IRGRP | S_IROTH;
+    if ((status->st_mode & all) == all || (status->st_uid == geteuid() && status->st_mode & S_IRUSR)) {
+        return true;
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* what plain Python does */
+    if (fd >= 0) {
+        close(fd);
+    }
+    return fd >= 0;
+}
+
+bool
 directory_matches(const struct directory_record *directory, const struct stat *now)
 {
     return S_ISDIR(now->st_mode) && stat_mtime_ns(now) == directory->mtime_ns

@@ -216,6 +216,10 @@ image_text(const struct image *image, uint64_t offset)
 
 /* Does a stat of the source / directory show what the image recorded? */
 bool module_matches(const struct module_record *module, const struct stat *now);
+
+/* May this process read a file, or list a directory, whose stat this is? Where its mode doesn't say, it is tried: a
+   program can give up privileges, or be run without a group that it had. */
+bool stat_may_be_read(const char *path, const struct stat *status);
 bool directory_matches(const struct directory_record *directory, const struct stat *now);
 
 /* Checks every checksum and bound in the image. Returns NULL or the first fault (static text). */

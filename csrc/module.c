@@ -129,7 +129,6 @@ session_create(void)
         session->settings.skipped = ~0u;
     }
     session->pid = getpid();
-    session->effective_user = geteuid();
     session->executable = copy_system_text("executable");
     session->prefix = copy_system_text("prefix");
     long optimise = system_flag("optimize");

@@ -281,7 +281,8 @@ pattern_compile(loader_state *state, PyObject *const *arguments, Py_ssize_t coun
         return call_plain(state, arguments, count, keywords);
     }
     if (count != 2 || keywords != NULL || !(PyUnicode_CheckExact(arguments[0]) || PyBytes_CheckExact(arguments[0]))
-        || !PyLong_CheckExact(arguments[1]) || state->session == NULL || !is_untouched(state)) {
+        || !PyLong_CheckExact(arguments[1]) || state->session == NULL || !is_untouched(state)
+        || !builtins_are_untouched(state)) {
         return call_plain(state, arguments, count, keywords);
     }
     struct result_key key;

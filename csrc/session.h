@@ -41,7 +41,6 @@ struct session {
     const char *record_reason; /* why not recording; NULL if it is, or never was asked to */
     bool made_spool; /* there was none before this process */
 
-    uid_t effective_user; /* when the session was made: a server may drop privileges later */
     pid_t pid; /* of the process that was activated: a fork's child is another */
 
     uint64_t hits, misses, stale;

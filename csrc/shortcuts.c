@@ -200,6 +200,9 @@ manager_enter(PyObject *object, PyObject *unused)
     lock_manager *self = (lock_manager *)object;
     loader_state *state = state_of(object);
     PyObject *locks = state == NULL ? NULL : state->shortcuts.module_locks;
+    if (state != NULL) {
+        state->shortcuts.entered = NULL;
+    }
     if (locks == NULL || self->count != 0 || self->plain != NULL || self->joined != NULL || self->lock != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a module's lock was taken twice, or after the end of pycds_auto");
         return NULL;
@@ -216,6 +219,8 @@ manager_enter(PyObject *object, PyObject *unused)
         }
         self->owner = me;
         self->count = 1;
+        state->shortcuts.entered = self->name;
+        state->shortcuts.entered_by = me;
         return Py_NewRef(MANAGER_ENTERED);
     }
     lock_manager *holder = own_manager(state, there);
@@ -230,6 +235,10 @@ manager_enter(PyObject *object, PyObject *unused)
 static PyObject *
 leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize_t count)
 {
+    loader_state *state = state_of(object);
+    if (state != NULL) {
+        state->shortcuts.entered = NULL;
+    }
     if (self->plain != NULL) {
         PyObject *plain = self->plain;
         self->plain = NULL;
@@ -239,7 +248,6 @@ leave(PyObject *object, lock_manager *self, PyObject *const *arguments, Py_ssize
         Py_DECREF(plain);
         return result;
     }
-    loader_state *state = state_of(object);
     lock_manager *holder = self->joined == NULL ? self : (lock_manager *)self->joined;
     PyObject *result = Py_NewRef(Py_None);
     if (holder->lock != NULL) {
@@ -425,10 +433,14 @@ static int
 manager_clear(PyObject *object)
 {
     lock_manager *self = (lock_manager *)object;
+    loader_state *state = state_of(object);
+    if (state != NULL && state->shortcuts.entered == self->name) {
+        state->shortcuts.entered = NULL;
+    }
     if (self->reference != NULL) { /* held to the end, for the reason above */
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
-        if (take_out(state_of(object), self) != RET_OK) {
+        if (take_out(state, self) != RET_OK) {
             PyErr_Clear();
         }
         PyErr_Restore(type, value, traceback);
@@ -671,6 +683,9 @@ find_archived(loader_state *state, PyObject *const *arguments)
 {
     PyObject *name = arguments[0], *modules = system_object(state, state->strings.modules);
     bool last_but_one = false, absent = false; /* the one that follows is PathFinder: our finder sees to that */
+    /* Between _find_and_load's taking of the lock and this there was nothing: it is not importlib.util that asks. */
+    bool directly = state->shortcuts.entered == name && state->shortcuts.entered_by == PyThread_get_thread_ident();
+    state->shortcuts.entered = NULL;
     PyObject *finder = PyUnicode_CheckExact(name) ? own_finder(state, name, arguments[1], &last_but_one) : NULL;
     if (finder == NULL || modules == NULL || !PyDict_CheckExact(modules)
         || PyDict_GetItemWithError(modules, name) != NULL || PyErr_Occurred() || is_internal(state, name) != 0) {
@@ -680,7 +695,7 @@ find_archived(loader_state *state, PyObject *const *arguments)
     Py_INCREF(finder);
     PyObject *locked = PyObject_CallNoArgs(state->shortcuts.acquire_lock);
     PyObject *spec =
-        locked == NULL ? NULL : finder_find(state, finder, name, arguments[1], last_but_one ? &absent : NULL);
+        locked == NULL ? NULL : finder_find(state, finder, name, arguments[1], directly, last_but_one ? &absent : NULL);
     if (locked != NULL) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);

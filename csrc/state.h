@@ -98,6 +98,8 @@ struct shortcuts {
     PyObject *plain_manager, *plain_init_module_attrs, *plain_find_spec, *plain_handle_fromlist; /* what was replaced */
     PyTypeObject *reference_type; /* of what stands in module_locks for our managers */
     PyObject *find_and_load; /* 3.15: its code object */
+    PyObject *entered; /* borrowed: the name of the module whose lock was taken last, and nothing was done since */
+    unsigned long entered_by; /* thread */
     PyObject *get_module_lock, *module_locks, *lock_type; /* importlib._bootstrap's */
     PyObject *thread, *of_thread[SHORTCUT_THREAD_FUNCTIONS]; /* its module _thread, and what _ModuleLock uses of that */
     PyObject *is_builtin, *find_frozen, *acquire_lock, *release_lock, *lock_held; /* _imp's */
@@ -243,6 +245,12 @@ typedef struct {
     bool hook_is_watched;
     PyObject *hook_reference; /* owned: weak reference to sys.__interactivehook__, with a callback; or NULL */
 
+    /* The source that was found last, by an import that goes on to load it: spares its loader a stat. */
+    struct {
+        PyObject *loader; /* owned; NULL: none */
+        struct stat status;
+    } found;
+
     /* path entries met so far: finder -> index into the array */
     PyObject *entry_index; /* owned dict */
     struct path_entry *entries; /* owned */
@@ -305,13 +313,17 @@ bool prepare_search(loader_state *state);
 /* Is everything our shortcuts stand in for still what it was? */
 bool importlib_is_untouched(loader_state *state);
 
+/* Are the functions and classes of builtins that importlib and re name what they were? */
+bool builtins_are_untouched(loader_state *state);
+
 /* finder.c: what importlib.util.cache_from_source says of a source, as a str. New reference; NULL without an exception
    where that isn't known: a prefix is set, for one. */
 PyObject *finder_cached_path(loader_state *state, PyObject *origin);
 
-/* finder.c: the finder's find_spec(name, path). *absent, if asked for: it is proved that PathFinder would find
-   nothing. */
-PyObject *finder_find(loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool *absent);
+/* finder.c: the finder's find_spec(name, path). `directly`: what it finds is loaded next, nothing else runs before.
+   *absent, if asked for: it is proved that PathFinder would find nothing. */
+PyObject *finder_find(
+    loader_state *state, PyObject *finder, PyObject *name, PyObject *path, bool directly, bool *absent);
 
 /* Is there something that would tell by which way an import is made: audit hooks, profilers, tracers, tracemalloc, a
    near recursion limit? Then everything goes the ordinary way, too. */

@@ -58,6 +58,13 @@ for strange in (None, 5, ["a"], bytearray(b"a"), memoryview(b"a"), re.compile("a
     attempt(strange, re.I)
 """,
     "lib/debugging.py": "import re\nre.compile('a[bc]|(d)', re.DEBUG)\n",
+    "lib/limited.py": r"""
+import re
+NESTED = "(" * 40 + "a" + ")" * 40
+DIGITS = "b{" + "0" * 1000 + "1}"
+LETTERS = "[a-z]x"
+compiled = [re.compile(pattern).groups for pattern in (NESTED, DIGITS, LETTERS)]
+""",
     "lib/direct.py": r"""
 import re, re._compiler, re._parser, warnings
 one = re._compiler.compile("direct (?P<x>.)")
@@ -106,6 +113,27 @@ PROGRAMS = {
         for p, caught in lib.plain_ones.results: print(told(p), caught)
     """, 0),
     "debugging": ("import lib.debugging", 0),
+    "what the interpreter limits": ("""
+        import lib.limited, sys
+        sys.set_int_max_str_digits(640)
+        re.purge()
+        try: print(re.compile(lib.limited.DIGITS))
+        except ValueError as error: print(error)
+        def deep(calls): return re.compile(lib.limited.NESTED).groups if calls == 0 else deep(calls - 1)
+        frame, used = sys._getframe(), 0
+        while frame: frame, used = frame.f_back, used + 1
+        try: print(deep(sys.getrecursionlimit() - used - 80))
+        except RecursionError: print("too deep")
+    """, 1),
+    "builtins are patched": ("""
+        import lib.limited, builtins
+        re.purge()
+        calls, plain = [], builtins.ord
+        builtins.ord = lambda letter: calls.append(letter) or plain(letter)
+        re.compile(lib.limited.LETTERS)
+        builtins.ord = plain
+        print(calls)
+    """, 1),
     "direct": ("""
         import lib.direct
         for name in ("one", "two", "three", "parsed"): print(told(getattr(lib.direct, name)))

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from support import REPOSITORY, User, age, end_all_with, processes_with, run, until, write
+from support import REPOSITORY, User, age, end_all_with, processes_with, run, same, until, write
 from test_bad_input import as_root
 from test_surroundings import MAPPED, STRANGER, give, mapped, snapshot, stranger
 
@@ -135,6 +136,79 @@ def dropped_privileges(user: User, tree: Path) -> None:
     plain = user.run("-c", code, env={"PYTHONPATH": str(tree)}, plain=True)
     assert plain.stdout == "refused\n"
     assert user.run("-c", code, env={"PYTHONPATH": str(tree)}) == plain
+
+
+IMPORTS = """\
+import importlib, os, sys
+def attempt(*names):
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+            print(name, module.__file__, module.__spec__.origin)
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+def as_without(user: User, code: str, **env: str) -> str:
+    plain = user.run("-c", IMPORTS + code, env=env, plain=True)
+    same(user.run("-c", IMPORTS + code, env=env, readonly=True), plain)
+    return plain.stdout
+
+
+@as_root
+def test_folders_that_may_not_be_read_any_more(user: User) -> None:
+    """Privileges given up, or a group that is missing this time: what can't be listed, or searched, isn't found."""
+    with tempfile.TemporaryDirectory() as reachable:
+        os.chmod(reachable, 0o755)
+        tree = Path(reachable).resolve() / "tree"
+        write(tree, {"closed/one.py": "", "closed/other.py": "", "searched/two.py": "", "searched/another.py": ""})
+        age(tree)
+        (tree / "closed").chmod(0o700)
+        (tree / "searched").chmod(0o711)
+        env = {"PYTHONPATH": f"{tree / 'closed'}:{tree / 'searched'}"}
+        user.run("-c", "import one, two, other, another", env=env)
+        user.build()
+        served = "import sys, one, two; print(sys.modules['pycds_auto._loader'].stats()['hits'])"
+        assert int(user.run("-c", served, env=env, readonly=True).stdout) >= 2
+        give_up = f"os.setgroups([]); os.setresgid(*[{STRANGER}] * 3); os.setresuid(*[{STRANGER}] * 3)\n"
+        path = f"sys.path[:0] = [{str(tree / 'closed')!r}, {str(tree / 'searched')!r}]\n"
+        told = as_without(user, f"{give_up}{path}attempt('one', 'two')")
+        assert [line.split()[0] for line in told.splitlines()] == ["ModuleNotFoundError"] * 2
+        # what importlib has listed before is found, where it can be reached
+        told = as_without(user, f"{path}attempt('one', 'two')\n{give_up}attempt('other', 'another')")
+        assert [line.split()[0] for line in told.splitlines()] == ["one", "two", "ModuleNotFoundError", "another"]
+
+
+@as_root
+def test_something_is_mounted_over_a_listed_file(user: User, tmp_path: Path) -> None:
+    """As `docker run -v /dev/null:/app/top.py` does."""
+    write(tmp_path, {"code/top.py": "VALUE = 1\n", "code/package/__init__.py": "VALUE = 2\n"})
+    age(tmp_path / "code")
+    user.run("-c", "import top, package", env={"PYTHONPATH": str(tmp_path / "code")})
+    user.build()
+    mounts = "".join(f"mount --bind /dev/null {tmp_path}/code/{name}\n" for name in ("top.py", "package/__init__.py"))
+    script = f'{mounts}exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-ec", script, "sh", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("nothing can be mounted here")
+    code = f"{IMPORTS}attempt('top', 'package', 'json')"
+    results = [
+        run(
+            "unshare",
+            "-m",
+            "sh",
+            "-ec",
+            script,
+            "sh",
+            user.python,
+            "-c",
+            code,
+            env=user.env(plain=plain, PYTHONPATH=str(tmp_path / "code")),
+        )
+        for plain in (True, False)
+    ]
+    same(results[1], results[0])
+    assert results[0].stdout.splitlines()[:2] == ["ModuleNotFoundError No module named 'top'", "package None None"]
 
 
 def test_files_of_ours_that_are_links(user: User, tmp_path: Path) -> None:

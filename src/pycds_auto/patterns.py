@@ -8,19 +8,29 @@ what ``os.fsdecode`` makes of the bytes.
 from __future__ import annotations
 
 import _sre
+import contextlib
 import marshal
 import os
 import re
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 
 from . import image
 
 MOST = 5000
 """Patterns in an image at most: beyond that nothing is recorded until old ones go."""
 
+MOST_CALLS = 48
+"""Nested calls that plain Python may need for a pattern: csrc/native_layout.c uses no entry where fewer than 64 are left,
+and plain Python may fail for want of them."""
+
 _KEY = re.compile(rb"([sb])(\d{1,9}):(.*)", re.DOTALL)
+
+_MANY_DIGITS = re.compile(rb"[0-9]{640}")
+"""Numbers that sys.set_int_max_str_digits may forbid."""
+
 _FOLDER = os.path.dirname(re.__file__)
 
 SOURCES = [
@@ -45,6 +55,8 @@ def entry(key: str) -> image.Module:
 def _payload(key: str) -> bytes:
     """marshal of (flags, code words as bytes, groups, (name, group, name, group, ...)); b"" if there can be none."""
     kind, number, text = _KEY.fullmatch(os.fsencode(key)).groups()
+    if _MANY_DIGITS.search(text):
+        return b""
     asked = []
 
     def compile_(*arguments):
@@ -57,8 +69,9 @@ def _payload(key: str) -> bytes:
         compiler._sre = types.SimpleNamespace(**{**vars(_sre), "compile": compile_})
         try:
             pattern = text.decode() if kind == b"s" else text
-            compiled = compiler.compile(pattern, int(number))
-        except Exception:  # wrong: plain Python says so, each time
+            with _few_calls_left(MOST_CALLS):
+                compiled = compiler.compile(pattern, int(number))
+        except Exception:  # wrong, or deeply nested: plain Python says so, each time
             return b""
         finally:
             compiler._sre = _sre
@@ -73,3 +86,17 @@ def _payload(key: str) -> bytes:
     if tuple(derived) != index_group or _sre.CODESIZE != 4:
         return b""
     return marshal.dumps((int(flags), words, groups, names))
+
+
+@contextlib.contextmanager
+def _few_calls_left(calls: int) -> Iterator[None]:
+    """Sets the recursion limit so that more nested calls than these fail, and back."""
+    frame, depth = sys._getframe(2), 0  # our caller's, behind contextlib's
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(depth + calls)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
