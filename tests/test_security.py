@@ -56,9 +56,6 @@ def test_rebuilder_runs_no_foreign_code(user: User, tmp_path: Path) -> None:
     with spool.open("a") as file:
         file.write(f"M 0 {folder}/recorded.py\n")
     user.run("-c", "import tabnanny", env={"PYTHONPATH": str(folder)}, cwd=folder)
-    assert [command for _, command in processes_with(str(user.home)) if "-I" in command], (
-        "no rebuilder: the test shows nothing"
-    )
     until(lambda: not list(processes_with(str(user.home))), "the rebuilder does not end")
     names = [mark.name for mark in marks.iterdir()]
     assert any(name.startswith("sitecustomize") for name in names), "not even the program itself ran any of it"
