@@ -593,10 +593,9 @@ loader_state_report(PyObject *module, PyObject *unused)
         text_or_none(session->identity), "readonly", session->settings.readonly ? Py_True : Py_False, "validate",
         session->settings.trust ? "trust" : "stat", "recording", session->recording ? Py_True : Py_False,
         "record_reason", text_or_none(record_reason), "unknown_validate",
-        text_or_none(session->settings.unknown_validate), "skip",
-        text_or_none(session->settings.skip), "bypassed",
-        text_or_none(session->bypass_reason), "made_spool", session->made_spool ? Py_True : Py_False, "load_seconds", (double)session->load_ns / 1e9,
-        "pattern_hits", (unsigned long long)session->pattern_hits, "source_hits",
+        text_or_none(session->settings.unknown_validate), "skip", text_or_none(session->settings.skip), "bypassed",
+        text_or_none(session->bypass_reason), "made_spool", session->made_spool ? Py_True : Py_False, "load_seconds",
+        (double)session->load_ns / 1e9, "pattern_hits", (unsigned long long)session->pattern_hits, "source_hits",
         (unsigned long long)session->source_hits);
 }
 

@@ -1,7 +1,5 @@
 #include "recorder.h"
 
-#include "cachedir.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,6 +9,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "cachedir.h"
 
 /* A file outside the standard library and site-packages is being worked on while it is younger than this: it does not
    cause a rebuild, or every run of an edited program would. Nor does a directory there: programs write beside
