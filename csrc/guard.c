@@ -46,8 +46,8 @@ _Static_assert(sizeof(watched) / sizeof(watched[0]) <= GUARDED_ATTRIBUTES, "GUAR
 
 /* The namespaces in which importlib finds what it calls. Of its own, every name counts but those that importlib itself
    sets anew (importlib/__init__.py: __name__, __file__, ...) and _thread, which shortcuts.c looks after. Of the others,
-   those that its functions name (co_names of 3.11 to 3.15) on the way of a module that has a source; of builtins, those,
-   too, that re._parser and re._compiler name on the way of a pattern (patterns.c). */
+   those that its functions name (co_names of 3.11 to 3.15) on the way of a module that has a source; of builtins,
+   those, too, that re._parser and re._compiler name on the way of a pattern (patterns.c). */
 static const struct {
     const char *module;
     const char *names[56]; /* none: all */

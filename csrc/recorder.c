@@ -59,7 +59,7 @@ recorder_make_folder(const struct session *session)
     if (make_folder(session->folder)) {
         return NULL;
     }
-    /* What it lies in may be new, too, at any depth, but for a home: one that isn't there is none that we would make. */
+    /* What it lies in may be new, too, at any depth, but for a home: one that isn't there isn't ours to make. */
     char above[PYCDS_PATH_BYTES], home[PYCDS_PATH_BYTES];
     bool has_home = cache_below_home("", home, sizeof(home));
     struct stat status;
