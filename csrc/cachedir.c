@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define APP_NAME "pycds-auto"
@@ -109,7 +110,8 @@ cache_below_home_of(const char *tail, char *out, size_t out_bytes)
         return false;
     }
     struct passwd *entry = getpwnam(name);
-    return entry != NULL && entry->pw_dir != NULL && entry->pw_dir[0] == '/'
+    struct stat status;
+    return entry != NULL && entry->pw_dir != NULL && entry->pw_dir[0] == '/' && stat(entry->pw_dir, &status) == 0
            && PRINT_FITS(out, out_bytes, "%s%s", entry->pw_dir, tail + length);
 }
 

@@ -27,7 +27,7 @@ bool cache_root_here(char *out, size_t out_bytes);
 /* os.path.expanduser("~" + tail) for this process; tail is empty or begins with a slash. False: there is no home. */
 bool cache_below_home(const char *tail, char *out, size_t out_bytes);
 
-/* The same for another user: tail begins with the name. False: there is no such user. */
+/* The same for another user: tail begins with the name. False: there is no such user, or home: we make none. */
 bool cache_below_home_of(const char *tail, char *out, size_t out_bytes);
 
 #endif

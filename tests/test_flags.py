@@ -211,7 +211,7 @@ def test_log(user: User, program: Path) -> None:
     """PYCDS_LOG=1: reasons and a summary on stderr, at exit, and stdout as ever."""
     plain = user.run(program, plain=True)
     first = user.run(program, env={"PYCDS_LOG": "1"}, quiet=False)
-    assert first.stdout == plain.stdout and "pycds" in first.stderr and "no image" in first.stderr
+    assert first.stdout == plain.stdout and "pycds" in first.stderr and "no archive" in first.stderr
     user.build()
     second = user.run(program, env={"PYCDS_LOG": "1"}, quiet=False)
     assert second.stdout == plain.stdout and re.search(r"hits\W*\d\d", second.stderr), second.stderr
