@@ -264,7 +264,9 @@ def primed(venv, tmp_path_factory) -> User:
     write(root / "programs", LIBRARY)
     write(
         root / "programs",
-        {"all.py": "import lib, lib.many, lib.plain_ones, lib.direct, traceback, copy, pickle, threading\n"},
+        {
+            "all.py": "import lib, lib.many, lib.plain_ones, lib.direct, lib.limited, traceback, copy, pickle, threading\n"
+        },
     )
     age(root / "programs")
     user = User(venv.python, root / "home", {"PYTHONPATH": str(root / "programs")})
